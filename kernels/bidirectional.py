@@ -1,0 +1,437 @@
+"""Bidirectional linear attention: every query sees every key.
+
+Two passes over the rows, because nothing in the first depends on the queries:
+
+    state pass    S = Σ φ(k) vᵀ,  z = Σ φ(k)          reads k and v
+    output pass   o = φ(q) S / (φ(q)·z + eps)          reads q, writes o
+
+The backward pass has the same shape, with queries and keys in each other's place:
+
+    query pass    dq, and dS = Σ φ(q)ᵀ do / d,  dz     reads q and do, writes dq
+    key pass      dk and dv, from dS and dz            reads k and v, writes dk and dv
+
+S is small (D × Dv for each head) and stays on the chip during a pass; each pass reads every row
+once. The rows of a head are cut into `parts` so that all multiprocessors have work; each part
+leaves its own sum, and `combine_kernel` adds them in a fixed order: two runs agree to the last bit.
+
+A state is stored flat, [..., D·Dv + D] float32: S row by row, then z.
+Values wider than a tile are cut into `tiles`. One program sees the columns of one tile only, and
+what the tiles contribute to dq or dk is summed afterwards.
+
+Source: Katharopoulos et al., Transformers are RNNs, 2020; Shen et al., Efficient Attention, 2021.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from . import configs
+from .feature_maps import phi, phi_backward
+
+
+@triton.jit
+def sequence_of(cu_seqlens, b, N, PACKED: tl.constexpr):
+    """First row and end of sequence b, and where its rows lie in the batch dimension."""
+    if PACKED:
+        # clamped: wrong bounds give wrong results but never a wild address
+        start = tl.minimum(tl.maximum(tl.load(cu_seqlens + b), 0), N)
+        end = tl.minimum(tl.maximum(tl.load(cu_seqlens + b + 1), start), N)
+        batch = b * 0
+    else:
+        start = b * 0
+        end = start + N
+        batch = b
+    return start, end, batch.to(tl.int64)
+
+
+@triton.jit
+def rows_of(start, end, part, parts, BLOCK_N: tl.constexpr):
+    """The rows of one part: equal shares in whole blocks; the last may be short or empty."""
+    share = tl.cdiv(tl.cdiv(end - start, parts), BLOCK_N) * BLOCK_N
+    first = tl.minimum(start + part * share, end)
+    return first, tl.minimum(first + share, end)
+
+
+# [state-kernel:begin]
+@triton.jit
+def state_kernel(
+    k,  # [B, H, N, D]
+    v,  # [B, H, N, DV]
+    states,  # [parts, B * H, D * DV + D] float32, written
+    s_weight,  # [B, H, N] float32: multiplies φ(k) in S; only if WEIGHTED
+    z_weight,  # [B, H, N] float32: multiplies φ(k) in z; only if WEIGHTED
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_states, N, H, parts,
+    D: tl.constexpr, DV: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, WEIGHTED: tl.constexpr, PACKED: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """S = Σ φ(k) vᵀ and z = Σ φ(k) over one part of the rows of one head."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    k += batch * stride_kb + h.to(tl.int64) * stride_kh
+    v += batch * stride_vb + h.to(tl.int64) * stride_vh
+
+    s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
+    z = tl.zeros([BLOCK_D, BLOCK_N], dtype=tl.float32)  # its rows are added up once, at the end
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        keep_k = (offs_d[:, None] < D) & (rows[None, :] < last)
+        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_D, BLOCK_N]: transposed by its addresses, which costs nothing
+        b_k = tl.load(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_k, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        fk = phi(b_k.to(tl.float32), keep_k, 0, FEATURE_MAP)
+        if WEIGHTED:
+            row = (batch * H + h) * N + rows
+            w_s = tl.load(s_weight + row, rows < last, 0.0)  # [BLOCK_N]
+            w_z = tl.load(z_weight + row, rows < last, 0.0)  # [BLOCK_N]
+            z += fk * w_z[None, :]
+            fk = fk * w_s[None, :]
+        else:
+            z += fk
+        s = tl.dot(fk.to(OPERAND), b_v.to(OPERAND), s, input_precision=PRECISION)
+
+    states += part.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
+    tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
+# [state-kernel:end]
+
+
+# [combine-kernel:begin]
+@triton.jit
+def combine_kernel(
+    states,  # [parts, heads, SIZE] float32; if PREFIX, part i becomes what came before it
+    initial,  # [heads, SIZE] float32; only if HAS_INITIAL
+    total,  # [heads, SIZE] float32, written
+    stride_states, parts,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, PREFIX: tl.constexpr, REVERSE: tl.constexpr,
+):  # fmt: skip
+    """Adds up the states of all parts, first to last (or last to first if REVERSE)."""
+    BLOCKS: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    head = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    offs = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    keep = offs < SIZE
+    offset = head * SIZE + offs
+    if HAS_INITIAL:
+        carry = tl.load(initial + offset, keep, 0.0)  # [BLOCK]
+    else:
+        carry = tl.zeros([BLOCK], dtype=tl.float32)
+    for i in range(0, parts):
+        part = parts - 1 - i if REVERSE else i
+        here = states + part.to(tl.int64) * stride_states + offset
+        state = tl.load(here, keep, 0.0)  # [BLOCK]
+        if PREFIX:
+            tl.store(here, carry, keep)
+        carry += state
+    tl.store(total + offset, carry, keep)
+# [combine-kernel:end]
+
+
+# [output-kernel:begin]
+@triton.jit
+def output_kernel(
+    q,  # [B, H, N, D]
+    o,  # [B, H, N, DV] contiguous, written
+    state,  # [B, H // GROUP, D * DV + D] float32
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    N, H, parts, scale, eps,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """o = φ(q) S / (φ(q)·z + eps) for one part of the rows of one head."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    o += (batch * H + h) * N * DV
+    state += (head // GROUP).to(tl.int64) * (D * DV + D)
+
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    # [BLOCK_D, BLOCK_DV]
+    s = tl.load(state + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0).to(OPERAND)
+    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        # [BLOCK_N, BLOCK_D]
+        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
+        b_o = tl.dot(fq.to(OPERAND), s, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        if NORMALIZE:
+            b_o /= tl.sum(fq * z[None, :], axis=1)[:, None] + eps
+        else:
+            b_o *= scale
+        keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_o)
+# [output-kernel:end]
+
+
+@triton.jit
+def backward_query_kernel(
+    q,  # [B, H, N, D]
+    do,  # [B, H, N, DV]
+    state,  # [B, H // GROUP, D * DV + D] float32
+    dq,  # [tiles, B, H, N, D] contiguous, written
+    dstates,  # [parts, B * H, D * DV + tiles * D] float32, written
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    stride_ob, stride_oh, stride_on, stride_od,
+    stride_dq, stride_dstates, N, H, parts, scale, eps,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dq, and each part's share of dS = Σ φ(q)ᵀ do / d and dz = -Σ φ(q) (do·o) / d.
+
+    With a = S do, the derivative of φ(q)·a / d is a / d - (φ(q)·a / d²) z: the second term is the
+    gradient through the denominator. φ(q)·a is do·(o d), so o need not be read.
+    """
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    do += batch * stride_ob + h.to(tl.int64) * stride_oh
+    dq += tile.to(tl.int64) * stride_dq + (batch * H + h) * N * D
+    state += (head // GROUP).to(tl.int64) * (D * DV + D)
+
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+    # [BLOCK_DV, BLOCK_D]
+    st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0).to(OPERAND)
+    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    ds = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
+    dz = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)  # its rows are added up once, at the end
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_N, BLOCK_D]
+        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_do = tl.load(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, 0.0)
+        x = b_q.to(tl.float32)
+        fq = phi(x, keep_q, 1, FEATURE_MAP)
+        a = tl.dot(b_do.to(OPERAND), st, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+        if NORMALIZE:
+            g = 1.0 / (tl.sum(fq * z[None, :], axis=1) + eps)  # [BLOCK_N]
+            g = tl.where(rows < last, g, 0.0)  # a row past the end has φ(q)·z = 0
+            r = -tl.sum(fq * a, axis=1) * g * g  # [BLOCK_N]
+            dfq = a * g[:, None] + r[:, None] * z[None, :]
+            dz += fq * r[:, None]
+            fq_g = fq * g[:, None]
+        else:
+            dfq = a * scale
+            fq_g = fq * scale
+        b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
+        tl.store(
+            dq + rows[:, None] * D + offs_d[None, :], b_dq.to(dq.dtype.element_ty), keep_q
+        )
+        ds = tl.dot(tl.trans(fq_g).to(OPERAND), b_do.to(OPERAND), ds, input_precision=PRECISION)
+
+    dstates += part.to(tl.int64) * stride_dstates + head.to(tl.int64) * (D * DV + TILES * D)
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    tl.store(dstates + offs_d[:, None] * DV + offs_dv[None, :], ds, keep_s)
+    tl.store(dstates + D * DV + tile * D + offs_d, tl.sum(dz, axis=0), offs_d < D)
+
+
+@triton.jit
+def backward_key_kernel(
+    k,  # [B, H, N, D]
+    v,  # [B, H, N, DV]
+    dstate,  # [B, H, D * DV + D] float32
+    dk,  # [tiles, B, H, N, D] contiguous, written
+    dv,  # [B, H, N, DV] contiguous, written
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_dk, N, H, parts,
+    D: tl.constexpr, DV: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, PACKED: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dφ(k) = v dSᵀ + dz and dv = φ(k) dS for one part of the rows of one head."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    k += batch * stride_kb + h.to(tl.int64) * stride_kh
+    v += batch * stride_vb + h.to(tl.int64) * stride_vh
+    dk += tile.to(tl.int64) * stride_dk + (batch * H + h) * N * D
+    dv += (batch * H + h) * N * DV
+    dstate += head.to(tl.int64) * (D * DV + D)
+
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+    # both ways round, from memory: transposing registers would cost more
+    ds = tl.load(dstate + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0).to(OPERAND)
+    dst = tl.load(dstate + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0).to(OPERAND)
+    dz = tl.load(dstate + D * DV + offs_d, (offs_d < D) & (tile == 0), 0.0)  # [BLOCK_D]
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        keep_k = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_N, BLOCK_D]
+        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_k, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        x = b_k.to(tl.float32)
+        fk = phi(x, keep_k, 1, FEATURE_MAP)
+        dfk = tl.dot(b_v.to(OPERAND), dst, input_precision=PRECISION) + dz[None, :]
+        b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
+        b_dv = tl.dot(fk.to(OPERAND), ds, input_precision=PRECISION)
+        tl.store(
+            dk + rows[:, None] * D + offs_d[None, :], b_dk.to(dk.dtype.element_ty), keep_k
+        )
+        tl.store(
+            dv + rows[:, None] * DV + offs_dv[None, :], b_dv.to(dv.dtype.element_ty), keep_v
+        )
+
+
+def launch_state(k, v, states, *, parts, tile, feature_map, cu_seqlens=None, weights=None):
+    """Runs `state_kernel`: states [parts, S, H, D * Dv + D] float32 of k [B, H, N, D], v."""
+    D, DV = k.shape[-1], v.shape[-1]
+    S, H = states.shape[1:3]
+    state_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+        k, v, states, *(weights or (None, None)), cu_seqlens, *k.stride(), *v.stride(),
+        stride_states=states.stride(0), N=k.shape[2], H=H, parts=parts,
+        D=D, DV=DV, BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, WEIGHTED=weights is not None, PACKED=cu_seqlens is not None,
+        **configs.operand(k.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+
+
+def combine(states, initial=None, *, prefix=False, reverse=False):
+    """Adds states [parts, S, H, SIZE] in order onto initial [S, H, SIZE] -> total [S, H, SIZE].
+
+    With `prefix`, states[i] becomes the sum of all that came before it (after it if `reverse`).
+    """
+    parts, S, H, SIZE = states.shape
+    if parts == 1 and initial is None and not prefix:
+        return states[0]
+    total = torch.empty_like(states[0])
+    BLOCK = 1024
+    combine_kernel[(S * H * triton.cdiv(SIZE, BLOCK),)](
+        states, initial, total, stride_states=states.stride(0), parts=parts,
+        SIZE=SIZE, BLOCK=BLOCK, HAS_INITIAL=initial is not None, PREFIX=prefix, REVERSE=reverse,
+    )  # fmt: skip
+    return total
+
+
+def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
+    """o [B, H, N, Dv] in q's dtype and the state [S, Hk, D * Dv + D] float32.
+
+    q [B, H, N, D], k [B, Hk, M, D], v [B, Hk, M, Dv], any strides; initial [S, Hk, D * Dv + D]
+    float32 or None; S is B, or the number of packed sequences.
+    """
+    B, H, N, D = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    tile, parts = configs.plan("state_kernel", k, DV, S * Hk, cu_seqlens)
+    states = k.new_empty((parts, S, Hk, D * DV + D), dtype=torch.float32)
+    launch_state(
+        k, v, states, parts=parts, tile=tile, feature_map=feature_map, cu_seqlens=cu_seqlens
+    )
+    state = combine(states, initial)
+
+    o = q.new_empty((B, H, N, DV))
+    tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
+    output_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+        q, o, state, cu_seqlens, *q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
+        D=D, DV=DV, GROUP=H // Hk,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return o, state
+
+
+def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps):
+    """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
+
+    state is what `forward` returned, do [B, H, N, Dv] has any strides, dstate is the gradient of
+    the returned state or None.
+    """
+    B, H, N, D = q.shape
+    Hk, M, DV = v.shape[1:]
+    S, SIZE = state.shape[0], D * DV + D
+    tile, parts = configs.plan("backward_query_kernel", q, DV, S * H, cu_seqlens)
+    tiles = triton.cdiv(DV, tile.values)
+    # what the tiles contribute is summed in float32 and rounded once
+    dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
+    dstates = q.new_empty((parts, S, H, D * DV + tiles * D), dtype=torch.float32)
+    backward_query_kernel[(S * H * parts * tiles,)](
+        q, do, state, dq, dstates, cu_seqlens, *q.stride(), *do.stride(),
+        stride_dq=dq.stride(0), stride_dstates=dstates.stride(0),
+        N=N, H=H, parts=parts, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    total = combine(dstates)
+    if tiles > 1:
+        dz = total[..., D * DV :].unflatten(-1, (tiles, D)).sum(-2)
+        total = torch.cat([total[..., : D * DV], dz], dim=-1)
+    if H > Hk:
+        total = total.unflatten(1, (Hk, H // Hk)).sum(2)
+    dstate = total if dstate is None else total + dstate
+
+    tile, parts = configs.plan("backward_key_kernel", k, DV, S * Hk, cu_seqlens)
+    tiles = triton.cdiv(DV, tile.values)
+    dk = k.new_empty((tiles, B, Hk, M, D), dtype=torch.float32 if tiles > 1 else k.dtype)
+    dv = v.new_empty((B, Hk, M, DV))
+    backward_key_kernel[(S * Hk * parts * tiles,)](
+        k, v, dstate, dk, dv, cu_seqlens, *k.stride(), *v.stride(),
+        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts, D=D, DV=DV,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, PACKED=cu_seqlens is not None,
+        **configs.operand(k.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return sum_tiles(dq, q.dtype), sum_tiles(dk, k.dtype), dv, dstate
+
+
+def sum_tiles(x, dtype):
+    """x [tiles, ...] -> [...] in dtype."""
+    return x[0] if x.shape[0] == 1 else x.sum(0).to(dtype)

@@ -1,0 +1,443 @@
+"""Causal linear attention: a query sees the keys up to its own position.
+
+The sum S_t = Σ_{j ≤ t} φ(k_j) v_jᵀ now depends on t, so the rows are visited in order, a chunk at
+a time: between chunks through the state, inside a chunk through the C × C matrix of weights.
+
+    o_c = φ(q_c) S + (φ(q_c) φ(k_c)ᵀ ∘ mask) v_c,    then    S += φ(k_c)ᵀ v_c
+
+One program walks the chunks of one part of a head. With more than one part, `state_kernel` first
+sums each part and `combine_kernel` turns the sums into what came before each part.
+
+Backward: the derivative of φ(q_t) needs S_t (walked first to last), that of k_j and v_j needs
+dS_j = Σ_{t ≥ j} φ(q_t)ᵀ do_t / d_t (walked last to first).
+
+Source: Katharopoulos et al., Transformers are RNNs, 2020; chunks: Hua et al., Transformer Quality
+in Linear Time, 2022; parts of a sequence: Yang et al., Gated Linear Attention, 2024.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from . import configs
+from .bidirectional import combine, launch_state, rows_of, sequence_of, sum_tiles
+from .feature_maps import phi, phi_backward
+
+
+# [causal-output-kernel:begin]
+@triton.jit
+def causal_output_kernel(
+    q,  # [B, H, N, D]
+    k,  # [B, H // GROUP, N, D]
+    v,  # [B, H // GROUP, N, DV]
+    o,  # [B, H, N, DV] contiguous, written
+    denominator,  # [B, H, N] float32, written if SAVE
+    states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
+    total,  # [B * H // GROUP, D * DV + D] float32: state after the last part, written if FINAL
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_states, N, H, parts, scale, eps,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    HAS_STATE: tl.constexpr, SAVE: tl.constexpr, FINAL: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """o for one part of the rows of one head, chunk by chunk."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    hk = (h // GROUP).to(tl.int64)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    k += batch * stride_kb + hk * stride_kh
+    v += batch * stride_vb + hk * stride_vh
+    o += (batch * H + h) * N * DV
+    offset = (head // GROUP).to(tl.int64) * (D * DV + D)
+
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    if HAS_STATE:
+        states += part.to(tl.int64) * stride_states + offset
+        # [BLOCK_D, BLOCK_DV]
+        s = tl.load(states + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0)
+        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    else:
+        s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
+        z = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_kt = (offs_d[:, None] < D) & (rows[None, :] < last)
+        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_N, BLOCK_D]
+        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        # [BLOCK_D, BLOCK_N]
+        b_kt = tl.load(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
+        fkt = phi(b_kt.to(tl.float32), keep_kt, 0, FEATURE_MAP)
+
+        weights = tl.dot(fq.to(OPERAND), fkt.to(OPERAND), input_precision=PRECISION)
+        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)  # [BLOCK_N, BLOCK_N]
+        b_o = tl.dot(fq.to(OPERAND), s.to(OPERAND), input_precision=PRECISION)
+        b_o = tl.dot(weights.to(OPERAND), b_v.to(OPERAND), b_o, input_precision=PRECISION)
+        if NORMALIZE:
+            d = tl.sum(fq * z[None, :], axis=1) + tl.sum(weights, axis=1) + eps  # [BLOCK_N]
+            b_o /= d[:, None]
+            if SAVE:
+                row = (batch * H + h) * N + rows
+                tl.store(denominator + row, d, (rows < last) & (tile == 0))
+        else:
+            b_o *= scale
+        tl.store(
+            o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_v
+        )
+        s = tl.dot(fkt.to(OPERAND), b_v.to(OPERAND), s, input_precision=PRECISION)
+        z += tl.sum(fkt, axis=1)
+
+    if FINAL:
+        once = (part == parts - 1) & (h % GROUP == 0)
+        total += offset
+        tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
+        tl.store(total + D * DV + offs_d, z, (offs_d < D) & once & (tile == 0))
+# [causal-output-kernel:end]
+
+
+@triton.jit
+def causal_backward_query_kernel(
+    q,  # [B, H, N, D]
+    k,  # [B, H // GROUP, N, D]
+    v,  # [B, H // GROUP, N, DV]
+    o,  # [B, H, N, DV] contiguous
+    do,  # [B, H, N, DV]
+    denominator,  # [B, H, N] float32; only if NORMALIZE
+    states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
+    dq,  # [tiles, B, H, N, D] contiguous, written
+    g,  # [B, H, N] float32, written: what multiplies do
+    r,  # [tiles, B, H, N] float32, written: the gradient of the denominator
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_ob, stride_oh, stride_on, stride_od,
+    stride_states, stride_dq, stride_r, N, H, parts, scale,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    HAS_STATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dφ(q_t) = S_t do_t g_t + r_t z_t with g = 1 / d and r = -(do·o) / d.
+
+    The state is carried transposed, so that no product needs a transposed accumulator.
+    """
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    hk = (h // GROUP).to(tl.int64)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    k += batch * stride_kb + hk * stride_kh
+    v += batch * stride_vb + hk * stride_vh
+    o += (batch * H + h) * N * DV
+    do += batch * stride_ob + h.to(tl.int64) * stride_oh
+    dq += tile.to(tl.int64) * stride_dq + (batch * H + h) * N * D
+
+    if HAS_STATE:
+        states += part.to(tl.int64) * stride_states
+        states += (head // GROUP).to(tl.int64) * (D * DV + D)
+        keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+        # [BLOCK_DV, BLOCK_D]
+        st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    else:
+        st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
+        z = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for n in range(first, last, BLOCK_N):
+        rows = (n + offs_n).to(tl.int64)
+        row = (batch * H + h) * N + rows
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        keep_vt = (offs_dv[:, None] < DV) & (rows[None, :] < last)
+        # [BLOCK_N, BLOCK_D]
+        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        # [BLOCK_N, BLOCK_D]
+        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, 0.0)
+        # [BLOCK_DV, BLOCK_N]
+        b_vt = tl.load(v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_do = tl.load(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, 0.0)
+        x = b_q.to(tl.float32)
+        fq = phi(x, keep_q, 1, FEATURE_MAP)
+        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP)
+
+        # [BLOCK_N, BLOCK_N]: do_t·v_j
+        w = tl.dot(b_do.to(OPERAND), b_vt.to(OPERAND), input_precision=PRECISION)
+        dfq = tl.dot(b_do.to(OPERAND), st.to(OPERAND), input_precision=PRECISION)
+        if NORMALIZE:
+            # [BLOCK_N, BLOCK_DV]
+            b_o = tl.load(o + rows[:, None] * DV + offs_dv[None, :], keep_v, 0.0)
+            d = tl.load(denominator + row, rows < last, 1.0)  # [BLOCK_N]
+            b_g = 1.0 / d
+            b_r = -tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), axis=1) * b_g
+            dfq = dfq * b_g[:, None] + b_r[:, None] * z[None, :]
+            w = w * b_g[:, None] + b_r[:, None]
+            tl.store(g + row, b_g, (rows < last) & (tile == 0))
+            tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
+        else:
+            dfq *= scale
+            w *= scale
+        w = tl.where(offs_n[:, None] >= offs_n[None, :], w, 0.0)
+        dfq = tl.dot(w.to(OPERAND), fk.to(OPERAND), dfq, input_precision=PRECISION)
+        b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
+        tl.store(
+            dq + rows[:, None] * D + offs_d[None, :], b_dq.to(dq.dtype.element_ty), keep_q
+        )
+        st = tl.dot(b_vt.to(OPERAND), fk.to(OPERAND), st, input_precision=PRECISION)
+        z += tl.sum(fk, axis=0)
+
+
+@triton.jit
+def causal_backward_key_kernel(
+    q,  # [B, H, N, D]
+    k,  # [B, H // GROUP, N, D]
+    v,  # [B, H // GROUP, N, DV]
+    do,  # [B, H, N, DV]
+    g,  # [B, H, N] float32: what multiplies do; only if NORMALIZE
+    r,  # [B, H, N] float32: the gradient of the denominator; only if NORMALIZE
+    dstates,  # [parts, B * H, D * DV + D] float32: dS and dz of what comes after; if HAS_STATE
+    dtotal,  # [B * H, D * DV + D] float32: gradient of the initial state, written if FINAL
+    dk,  # [tiles, B, H, N, D] contiguous, written
+    dv,  # [B, H, N, DV] contiguous, written
+    cu_seqlens,  # [B + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_ob, stride_oh, stride_on, stride_od,
+    stride_states, stride_dk, N, H, parts, scale,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    HAS_STATE: tl.constexpr, FINAL: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dφ(k_j) = dS_j v_j + dz_j and dv_j = dS_jᵀ φ(k_j), from the last chunk to the first.
+
+    Indexed by t (queries) and j (keys) inside a chunk. dS is carried transposed and dv is computed
+    transposed, so that no product needs a transposed accumulator.
+    """
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = rows_of(start, end, part, parts, BLOCK_N)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    hk = (h // GROUP).to(tl.int64)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    k += batch * stride_kb + hk * stride_kh
+    v += batch * stride_vb + hk * stride_vh
+    do += batch * stride_ob + h.to(tl.int64) * stride_oh
+    dk += tile.to(tl.int64) * stride_dk + (batch * H + h) * N * D
+    dv += (batch * H + h) * N * DV
+    offset = head.to(tl.int64) * (D * DV + D)
+
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+    once = tile == 0  # dz and r are whole in the first tile, and nothing in the others
+    if HAS_STATE:
+        dstates += part.to(tl.int64) * stride_states + offset
+        # [BLOCK_DV, BLOCK_D]
+        dst = tl.load(dstates + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+        dz = tl.load(dstates + D * DV + offs_d, (offs_d < D) & once, 0.0)  # [BLOCK_D]
+    else:
+        dst = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
+        dz = tl.zeros([BLOCK_D], dtype=tl.float32)
+    chunks = tl.cdiv(last - first, BLOCK_N)
+    for i in range(0, chunks):
+        rows = (first + (chunks - 1 - i) * BLOCK_N + offs_n).to(tl.int64)
+        row = (batch * H + h) * N + rows
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        keep_vt = (offs_dv[:, None] < DV) & (rows[None, :] < last)
+        # [BLOCK_N, BLOCK_D]
+        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        # [BLOCK_N, BLOCK_D]
+        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, 0.0)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        # [BLOCK_DV, BLOCK_N]
+        b_dot = tl.load(
+            do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, 0.0
+        )
+        x = b_k.to(tl.float32)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
+        fk = phi(x, keep_q, 1, FEATURE_MAP)
+        fkt = tl.trans(fk).to(OPERAND)  # [BLOCK_D, BLOCK_N]
+        if NORMALIZE:
+            b_g = tl.load(g + row, rows < last, 0.0)  # [BLOCK_N]
+            b_r = tl.load(r + row, (rows < last) & once, 0.0)  # [BLOCK_N]
+            fq_g = fq * b_g[:, None]
+        else:
+            fq_g = fq * scale
+
+        # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j g_t + r_t) φ(q_t) + dS v_j + dz
+        w = tl.dot(b_v.to(OPERAND), b_dot.to(OPERAND), input_precision=PRECISION)  # [j, t]
+        if NORMALIZE:
+            w = w * b_g[None, :] + b_r[None, :]
+        else:
+            w *= scale
+        w = tl.where(offs_n[:, None] <= offs_n[None, :], w, 0.0)
+        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz[None, :]
+        dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
+        b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
+        tl.store(
+            dk + rows[:, None] * D + offs_d[None, :], b_dk.to(dk.dtype.element_ty), keep_q
+        )
+
+        # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j)) g_t do_t + dSᵀ φ(k_j), transposed
+        p = tl.dot(fq_g.to(OPERAND), fkt, input_precision=PRECISION)  # [t, j]
+        p = tl.where(offs_n[:, None] >= offs_n[None, :], p, 0.0)
+        b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
+        b_dvt = tl.dot(b_dot.to(OPERAND), p.to(OPERAND), b_dvt, input_precision=PRECISION)
+        tl.store(
+            dv + offs_dv[:, None] + rows[None, :] * DV, b_dvt.to(dv.dtype.element_ty), keep_vt
+        )
+
+        dst = tl.dot(b_dot.to(OPERAND), fq_g.to(OPERAND), dst, input_precision=PRECISION)
+        if NORMALIZE:
+            dz += tl.sum(fq * b_r[:, None], axis=0)
+
+    if FINAL:
+        dtotal += offset
+        keep_st = keep_st & (part == 0)
+        tl.store(dtotal + offs_dv[:, None] + offs_d[None, :] * DV, dst, keep_st)
+        tl.store(dtotal + D * DV + offs_d, dz, (offs_d < D) & (part == 0) & once)
+
+
+def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, *, weights=None, reverse=False):
+    """The state before each part (after it if `reverse`), [parts, S, H, SIZE], or None if zero."""
+    if parts == 1:
+        return None if initial is None else initial.unsqueeze(0)
+    S = k.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+    size = k.shape[-1] * (v.shape[-1] + 1)
+    states = k.new_empty((parts, S, k.shape[1], size), dtype=torch.float32)
+    launch_state(
+        k, v, states, parts=parts, tile=tile, feature_map=feature_map,
+        cu_seqlens=cu_seqlens, weights=weights,
+    )  # fmt: skip
+    combine(states, initial, prefix=True, reverse=reverse)
+    return states
+
+
+def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, save):
+    """o, the state after the last token, and what the backward pass wants to keep.
+
+    q [B, H, N, D], k [B, Hk, N, D], v [B, Hk, N, Dv], any strides; initial [S, Hk, D * Dv + D]
+    float32 or None. Returns o [B, H, N, Dv], state [S, Hk, D * Dv + D], denominator [B, H, N]
+    float32 (empty unless `save` and `normalize`), states before each part (None: zero).
+    """
+    B, H, N, D = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    tile, parts = configs.plan("causal_output_kernel", q, DV, S * H, cu_seqlens)
+    states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
+    o = q.new_empty((B, H, N, DV))
+    save = save and normalize
+    denominator = q.new_empty((B, H, N) if save else (0,), dtype=torch.float32)
+    total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32)
+    causal_output_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+        q, k, v, o, denominator, states, total, cu_seqlens,
+        *q.stride(), *k.stride(), *v.stride(),
+        stride_states=0 if states is None else states.stride(0),
+        N=N, H=H, parts=parts, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        HAS_STATE=states is not None, SAVE=save, FINAL=True,
+        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    return o, total, denominator
+
+
+def backward(
+    q, k, v, o, initial, denominator, do, dstate, cu_seqlens, feature_map, normalize, scale
+):  # fmt: skip
+    """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
+
+    o and denominator are what `forward` returned, do [B, H, N, Dv] has any strides, dstate
+    [S, Hk, D * Dv + D] is the gradient of the returned state or None.
+    """
+    B, H, N, D = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    GROUP = H // Hk
+    strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
+
+    tile, parts = configs.plan("causal_backward_query_kernel", q, DV, S * H, cu_seqlens)
+    tiles = triton.cdiv(DV, tile.values)
+    states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
+    dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
+    g = q.new_empty((B, H, N), dtype=torch.float32)
+    r = q.new_empty((tiles, B, H, N), dtype=torch.float32)
+    causal_backward_query_kernel[(S * H * parts * tiles,)](
+        q, k, v, o, do, denominator, states, dq, g, r, cu_seqlens, *strides,
+        stride_states=0 if states is None else states.stride(0),
+        stride_dq=dq.stride(0), stride_r=r.stride(0),
+        N=N, H=H, parts=parts, scale=scale, D=D, DV=DV, GROUP=GROUP,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        HAS_STATE=states is not None,
+        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    if normalize:
+        r = sum_tiles(r, torch.float32)
+    else:
+        g.fill_(scale)
+        r = torch.zeros_like(g)
+
+    tile, parts = configs.plan("causal_backward_key_kernel", q, DV, S * H, cu_seqlens)
+    tiles = triton.cdiv(DV, tile.values)
+    if dstate is not None and GROUP > 1:  # counted once for each group of query heads
+        spread = dstate.new_zeros((S, Hk, GROUP, dstate.shape[-1]))
+        spread[:, :, 0] = dstate
+        dstate = spread.flatten(1, 2)
+    dstates = _states_before(
+        q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r), reverse=True
+    )
+    dk = q.new_empty(
+        (tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype
+    )
+    dv = q.new_empty((B, H, N, DV), dtype=torch.float32 if GROUP > 1 else q.dtype)
+    dtotal = q.new_empty((S, H, D * DV + D), dtype=torch.float32)
+    causal_backward_key_kernel[(S * H * parts * tiles,)](
+        q, k, v, do, g, r, dstates, dtotal, dk, dv, cu_seqlens, *strides,
+        stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk.stride(0),
+        N=N, H=H, parts=parts, scale=scale, D=D, DV=DV, GROUP=GROUP,
+        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        HAS_STATE=dstates is not None, FINAL=initial is not None,
+        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    dk = dk.sum(0) if tiles > 1 else dk[0]
+    if GROUP > 1:
+        dk, dv, dtotal = (x.unflatten(1, (Hk, GROUP)).sum(2) for x in (dk, dv, dtotal))
+    return sum_tiles(dq, q.dtype), dk.to(q.dtype), dv.to(q.dtype), dtotal

@@ -1,0 +1,74 @@
+"""Feature maps φ: the functions that turn softmax attention's exp(q·k) into φ(q)·φ(k).
+
+Each map is defined once: its name, its PyTorch function, and its Triton function with the derivative.
+All of them act on the last dimension of a tile that is already in float32.
+
+==========  =========================  ==============================================
+name        φ(x)                       source
+==========  =========================  ==============================================
+elu         elu(x) + 1                 Katharopoulos et al., Transformers are RNNs, 2020
+relu        max(x, 0)                  Kasai et al., Finetuning Transformers into RNNs, 2021
+exp         exp(x)                     Choromanski et al., Performers, 2021 (without the projection)
+softmax     softmax over the features  Shen et al., Efficient Attention, 2021 (φ of the queries)
+identity    x                          Sun et al., RetNet, 2023
+==========  =========================  ==============================================
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+def elu(x: torch.Tensor) -> torch.Tensor:
+    """elu(x) + 1, written so that exp(x) keeps its relative precision for very negative x."""
+    return torch.where(x > 0, x + 1, torch.exp(torch.clamp(x, max=0)))
+
+
+# name -> PyTorch function, any floating dtype, same shape out as in
+FEATURE_MAPS = {
+    "elu": elu,
+    "relu": torch.relu,
+    "exp": torch.exp,
+    "softmax": lambda x: torch.softmax(x, dim=-1),
+    "identity": lambda x: x,
+}
+
+
+@triton.jit
+def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
+    """φ of a float32 tile whose features lie along AXIS; zero where `keep` is false.
+
+    Zero matters: φ(0) is 1 for "elu", so a padded row or column would count in the normalizer.
+    """
+    if FEATURE_MAP == "elu":
+        y = tl.where(x > 0, x + 1, tl.exp(tl.minimum(x, 0.0)))
+    elif FEATURE_MAP == "relu":
+        y = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif FEATURE_MAP == "exp":
+        y = tl.exp(x)
+    elif FEATURE_MAP == "softmax":
+        shifted = tl.where(keep, x, float("-inf"))
+        top = tl.max(shifted, axis=AXIS, keep_dims=True)
+        # a row with nothing to keep has top = -inf, and -inf - -inf is NaN
+        e = tl.exp(shifted - tl.where(top == float("-inf"), 0.0, top))
+        total = tl.sum(e, axis=AXIS, keep_dims=True)
+        y = e / tl.where(total == 0.0, 1.0, total)
+    else:
+        tl.static_assert(FEATURE_MAP == "identity", "unknown feature map")
+        y = x
+    return tl.where(keep, y, 0.0)
+
+
+@triton.jit
+def phi_backward(x, y, dy, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
+    """Gradient with respect to x, given x, y = φ(x) and the gradient dy with respect to y."""
+    if FEATURE_MAP == "elu":
+        return tl.where(x > 0, dy, dy * y)
+    elif FEATURE_MAP == "relu":
+        return tl.where(x > 0, dy, 0.0)
+    elif FEATURE_MAP == "exp":
+        return dy * y
+    elif FEATURE_MAP == "softmax":
+        return y * (dy - tl.sum(dy * y, axis=AXIS, keep_dims=True))
+    else:
+        return dy

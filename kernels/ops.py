@@ -1,0 +1,329 @@
+"""The public operator: checks its arguments, chooses a path, and joins the kernels to autograd."""
+
+import warnings
+from typing import Optional
+
+import torch
+import triton
+
+from . import bidirectional, causal, decode, reference
+from .arguments import LinearAttentionState, check_attention, check_features, check_step
+
+# Triton decides when its functions are defined; ours have been by now
+INTERPRETED = not isinstance(bidirectional.state_kernel, triton.runtime.JITFunction)
+
+
+def linear_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    feature_map="elu",
+    normalize: bool = True,
+    scale: float | None = None,
+    eps: float = 1e-6,
+    initial_state: LinearAttentionState | None = None,
+    return_state: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    enable_gqa: bool = False,
+):
+    """Linear attention, o_t = φ(q_t)ᵀ S_t / (φ(q_t)·z_t + eps), with S = Σ φ(k) vᵀ and z = Σ φ(k).
+
+    Args:
+        q: [B, H, N, D], float16, bfloat16 or float32, any strides; D from 1 to 256.
+        k: [B, H, M, D], dtype of q.
+        v: [B, H, M, Dv], dtype of q; Dv from 1 to 256.
+        causal: query t sees keys 0 to t only; needs M == N.
+        feature_map: φ, one of "elu" (elu(x) + 1), "relu", "exp", "softmax" (over the features),
+            "identity", or a callable applied to q and to k before the kernel; it may change D.
+        normalize: divide by φ(q)·z + eps.
+        scale: multiplies φ(q)φ(k)ᵀ; None is D**-0.5. Has no effect when `normalize`, since it
+            cancels.
+        eps: added to the denominator.
+        initial_state: causal: what came before the first token. Bidirectional: a state to add to
+            that of the keys.
+        return_state: also return the state after all keys, the initial one included.
+        cu_seqlens: [S + 1] int32, on q's device: S sequences packed into a batch of one, sequence
+            i in rows cu_seqlens[i] to cu_seqlens[i + 1]; states are then [S, ...]. Checking its
+            values waits for the GPU, except under torch.compile and CUDA graph capture.
+        enable_gqa: k and v may have fewer heads than q, a divisor of H; states have k's heads.
+
+    Returns:
+        o [B, H, N, Dv] in the dtype of q, or (o, LinearAttentionState) with `return_state`.
+        Every sum is kept in float32; float32 inputs are multiplied in float32. Gradients flow to
+        q, k, v and the initial state, also from the returned state. Two runs agree bit for bit.
+
+    Raises:
+        TypeError, ValueError: before anything runs, naming the argument, what came and what is
+            allowed.
+
+    On a CPU, and on GPUs older than sm_80, `kernels.reference.chunked` does the work.
+    Source: Katharopoulos et al., Transformers are RNNs, 2020.
+    """
+    check_attention(
+        q,
+        k,
+        v,
+        causal=causal,
+        feature_map=feature_map,
+        normalize=normalize,
+        scale=scale,
+        eps=eps,
+        initial_state=initial_state,
+        return_state=return_state,
+        cu_seqlens=cu_seqlens,
+        enable_gqa=enable_gqa,
+    )
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    if not isinstance(feature_map, str):
+        fq, fk = feature_map(q), feature_map(k)
+        check_features(q, k, fq, fk)
+        q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
+    if not _kernels_run(q) or 0 in (*q.shape, *k.shape):
+        return reference.chunked(
+            q,
+            k,
+            v,
+            causal=causal,
+            feature_map=feature_map,
+            normalize=normalize,
+            scale=float(scale),
+            eps=eps,
+            initial_state=initial_state,
+            return_state=return_state,
+            cu_seqlens=cu_seqlens,
+            enable_gqa=enable_gqa,
+        )
+    dtype = q.dtype
+    if INTERPRETED and dtype == torch.bfloat16:  # the interpreter computes bfloat16 wrongly
+        q, k, v = q.float(), k.float(), v.float()
+    initial = None
+    if initial_state is not None:
+        initial = torch.cat([initial_state[0].flatten(2), initial_state[1]], dim=-1)
+    o, state, _ = _attend(
+        q, k, v, initial, cu_seqlens, causal, feature_map, normalize, float(scale), float(eps)
+    )
+    o = o.to(dtype)
+    if not return_state:
+        return o
+    D, Dv = k.shape[-1], v.shape[-1]
+    kv = state[..., : D * Dv].unflatten(-1, (D, Dv))
+    return o, LinearAttentionState(kv, state[..., D * Dv :])
+
+
+def linear_attention_step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    state: LinearAttentionState,
+    *,
+    feature_map="elu",
+    normalize: bool = True,
+    scale: float | None = None,
+    eps: float = 1e-6,
+    enable_gqa: bool = False,
+) -> tuple[torch.Tensor, LinearAttentionState]:
+    """One more token of causal linear attention, in constant time and memory.
+
+    Args:
+        q: [B, H, D], k: [B, H, D], v: [B, H, Dv]; dtypes and sizes as in `linear_attention`.
+        state: what came before: kv [B, H, D, Dv] and z [B, H, D], float32; zeros at the start.
+        feature_map, normalize, scale, eps, enable_gqa: as in `linear_attention`.
+
+    Returns:
+        o [B, H, Dv] in the dtype of q, and the new state; the given one is left as it was.
+        Where a gradient is asked for, PyTorch operations do the work instead of the kernel.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is allowed.
+    """
+    check_step(
+        q,
+        k,
+        v,
+        state,
+        feature_map=feature_map,
+        normalize=normalize,
+        scale=scale,
+        eps=eps,
+        enable_gqa=enable_gqa,
+    )
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    if not isinstance(feature_map, str):
+        fq, fk = feature_map(q), feature_map(k)
+        check_features(q, k, fq, fk)
+        q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
+    kv, z = state
+    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, kv, z))
+    if not _kernels_run(q) or wants_grad or 0 in (*q.shape, *k.shape):
+        o, state = reference.recurrent(
+            q.unsqueeze(2),
+            k.unsqueeze(2),
+            v.unsqueeze(2),
+            causal=True,
+            feature_map=feature_map,
+            normalize=normalize,
+            scale=float(scale),
+            eps=eps,
+            initial_state=state,
+            return_state=True,
+            enable_gqa=enable_gqa,
+        )
+        return o.squeeze(2), state
+    dtype = q.dtype
+    if INTERPRETED and dtype == torch.bfloat16:
+        q, k, v = q.float(), k.float(), v.float()
+    with _device_of(q):
+        o, kv, z = decode.step(q, k, v, kv, z, feature_map, normalize, float(scale), float(eps))
+    return o.to(dtype), LinearAttentionState(kv, z)
+
+
+def _kernels_run(x):
+    """Whether the Triton kernels can run on this tensor's device."""
+    if x.device.type != "cuda":
+        return INTERPRETED and x.device.type == "cpu"
+    if INTERPRETED or torch.cuda.get_device_capability(x.device) >= (8, 0):
+        return True
+    _warn_once(torch.cuda.get_device_name(x.device))
+    return False
+
+
+_warned = set()
+
+
+def _warn_once(name):
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            f"{name} is older than sm_80, for which Triton generates no tensor-core code: "
+            "linear attention runs there as the chunked PyTorch reference",
+            stacklevel=4,
+        )
+
+
+def _device_of(x):
+    return torch.cuda.device_of(x)
+
+
+def _attend(q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps):
+    """The registered operator; without its dispatch where nothing asks for it."""
+    tensors = (q, k, v) if initial is None else (q, k, v, initial)
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    plain = not save and all(type(x) is torch.Tensor for x in tensors)
+    attend = _forward if plain and not torch.compiler.is_compiling() else forward
+    return attend(
+        q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, save
+    )  # fmt: skip
+
+
+def _forward(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save):
+    arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
+    with _device_of(q):
+        if is_causal:
+            return causal.forward(*arguments, save)
+        return (*bidirectional.forward(*arguments), q.new_empty(0, dtype=torch.float32))
+
+
+@torch.library.custom_op("triton_linear_attention::forward", mutates_args=())
+def forward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    initial: Optional[torch.Tensor],
+    cu_seqlens: Optional[torch.Tensor],
+    is_causal: bool,
+    feature_map: str,
+    normalize: bool,
+    scale: float,
+    eps: float,
+    save: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, denominator [B, H, N] float32.
+
+    The denominator is empty unless `save`, `normalize` and `is_causal`.
+    """
+    return _forward(
+        q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save
+    )
+
+
+@forward.register_fake
+def _(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save):
+    B, H, N, D = q.shape
+    Hk, Dv = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    saved = (B, H, N) if save and normalize and is_causal else (0,)
+    return (
+        q.new_empty((B, H, N, Dv)),
+        q.new_empty((S, Hk, D * Dv + D), dtype=torch.float32),
+        q.new_empty(saved, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("triton_linear_attention::backward", mutates_args=())
+def backward(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    initial: Optional[torch.Tensor],
+    cu_seqlens: Optional[torch.Tensor],
+    o: torch.Tensor,
+    state: torch.Tensor,
+    denominator: torch.Tensor,
+    do: torch.Tensor,
+    dstate: Optional[torch.Tensor],
+    is_causal: bool,
+    feature_map: str,
+    normalize: bool,
+    scale: float,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dq, dk, dv as q, k, v and the gradient of the initial state [S, Hk, D * Dv + D] float32."""
+    with _device_of(q):
+        if is_causal:
+            return causal.backward(
+                q, k, v, o, initial, denominator, do, dstate,
+                cu_seqlens, feature_map, normalize, scale,
+            )  # fmt: skip
+        return bidirectional.backward(
+            q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
+        )
+
+
+@backward.register_fake
+def _(
+    q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+    is_causal, feature_map, normalize, scale, eps,
+):  # fmt: skip
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        torch.empty_like(state),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    q, k, v, initial, cu_seqlens, *ctx.options, _ = inputs
+    o, state, denominator = output
+    # causal reads o and the denominator again, bidirectional reads the state
+    is_causal = ctx.options[0]
+    ctx.save_for_backward(q, k, v, initial, cu_seqlens, o if is_causal else None, state, denominator)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, do, dstate, _):
+    q, k, v, initial, cu_seqlens, o, state, denominator = ctx.saved_tensors
+    if do is None:
+        do = q.new_zeros(()).expand(*q.shape[:-1], v.shape[-1])
+    o = q.new_empty(0) if o is None else o
+    dq, dk, dv, dinitial = backward(
+        q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate, *ctx.options
+    )
+    return dq, dk, dv, None if initial is None else dinitial, *(None,) * 7
+
+
+forward.register_autograd(_backward, setup_context=_setup_context)
