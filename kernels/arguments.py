@@ -80,11 +80,17 @@ def check_step(q, k, v, state, *, feature_map, normalize, scale, eps, enable_gqa
     _check_state("state", state, q, k, v, q.shape[0], feature_map, float64=False)
 
 
-def check_features(q, k, fq, fk):
-    """What a callable feature map returned: fq [B, H, N, F], fk [B, Hk, M, F], same F."""
+def check_features(q, k, fq, fk, state=None, state_name="initial_state"):
+    """What a callable feature map returned: fq [..., N, F], fk [..., M, F], same F as the state."""
     for name, x, fx in (("q", q, fq), ("k", k, fk)):
         if not isinstance(fx, torch.Tensor):
             raise TypeError(f"feature_map({name}) must return a tensor, not {type(fx).__name__}")
+        if not fx.dtype.is_floating_point:
+            raise TypeError(f"feature_map({name}) must return a floating dtype, not {fx.dtype}")
+        if fx.device != x.device:
+            raise ValueError(
+                f"feature_map({name}) must stay on {x.device} like {name}, not move to {fx.device}"
+            )
         if fx.shape[:-1] != x.shape[:-1]:
             raise ValueError(
                 f"feature_map({name}) may change the last dimension only: "
@@ -96,6 +102,11 @@ def check_features(q, k, fq, fk):
             f"not {fq.shape[-1]} and {fk.shape[-1]}"
         )
     _check_head_dim("feature_map(q)", fq.shape[-1])
+    if state is not None and state[1].shape[-1] != fk.shape[-1]:
+        raise ValueError(
+            f"{state_name}.kv and {state_name}.z must have as many features as feature_map gives, "
+            f"{fk.shape[-1]}, not {state[1].shape[-1]}"
+        )
 
 
 def sequence_bounds(cu_seqlens):
@@ -235,7 +246,9 @@ def _check_cu_seqlens(cu_seqlens, q, k):
     if cu_seqlens.device != q.device:
         raise ValueError(f"cu_seqlens must be on {q.device} like q, not on {cu_seqlens.device}")
     if q.shape[0] != 1:
-        raise ValueError(f"cu_seqlens packs all sequences into one batch: B must be 1, not {q.shape[0]}")
+        raise ValueError(
+            f"cu_seqlens packs all sequences into one batch: B must be 1, not {q.shape[0]}"
+        )
     if q.shape[2] != k.shape[2]:
         raise ValueError(
             "cu_seqlens needs as many queries as keys: "

@@ -52,28 +52,47 @@ def rows_of(start, end, part, parts, BLOCK_N: tl.constexpr):
     return first, tl.minimum(first + share, end)
 
 
+@triton.jit
+def load_tile(pointers, keep, FULL: tl.constexpr):
+    """A tile of rows, zero where `keep` is false; FULL: nothing is, so that no mask is computed."""
+    if FULL:
+        tile = tl.load(pointers)
+    else:
+        tile = tl.load(pointers, keep, 0.0)
+    return tile
+
+
+@triton.jit
+def store_tile(pointers, tile, keep, FULL: tl.constexpr):
+    """Stores a tile of rows in the dtype of the tensor, where `keep` is true."""
+    if FULL:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty))
+    else:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty), keep)
+
+
 # [state-kernel:begin]
 @triton.jit
 def state_kernel(
     k,  # [B, H, N, D]
     v,  # [B, H, N, DV]
-    states,  # [parts, B * H, D * DV + D] float32, written
+    states,  # [parts, B * H, D * DV + D] float32, `sums` of them written from `first_part` on
     s_weight,  # [B, H, N] float32: multiplies φ(k) in S; only if WEIGHTED
     z_weight,  # [B, H, N] float32: multiplies φ(k) in z; only if WEIGHTED
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
-    stride_states, N, H, parts,
+    stride_states, N, H, parts, first_part, sums,
     D: tl.constexpr, DV: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, WEIGHTED: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, WEIGHTED: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S = Σ φ(k) vᵀ and z = Σ φ(k) over one part of the rows of one head."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
-    part = tl.program_id(0) // TILES % parts
-    head = tl.program_id(0) // TILES // parts
+    part = first_part + tl.program_id(0) // TILES % sums
+    head = tl.program_id(0) // TILES // sums
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
     first, last = rows_of(start, end, part, parts, BLOCK_N)
@@ -91,10 +110,10 @@ def state_kernel(
         keep_k = (offs_d[:, None] < D) & (rows[None, :] < last)
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         # [BLOCK_D, BLOCK_N]: transposed by its addresses, which costs nothing
-        b_k = tl.load(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_k, 0.0)
+        b_k = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_k, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
-        fk = phi(b_k.to(tl.float32), keep_k, 0, FEATURE_MAP)
+        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
+        fk = phi(b_k.to(tl.float32), keep_k, 0, FEATURE_MAP, FULL)
         if WEIGHTED:
             row = (batch * H + h) * N + rows
             w_s = tl.load(s_weight + row, rows < last, 0.0)  # [BLOCK_N]
@@ -117,7 +136,7 @@ def state_kernel(
 def combine_kernel(
     states,  # [parts, heads, SIZE] float32; if PREFIX, part i becomes what came before it
     initial,  # [heads, SIZE] float32; only if HAS_INITIAL
-    total,  # [heads, SIZE] float32, written
+    total,  # [heads, SIZE] float32, written unless PREFIX
     stride_states, parts,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
     HAS_INITIAL: tl.constexpr, PREFIX: tl.constexpr, REVERSE: tl.constexpr,
@@ -132,14 +151,17 @@ def combine_kernel(
         carry = tl.load(initial + offset, keep, 0.0)  # [BLOCK]
     else:
         carry = tl.zeros([BLOCK], dtype=tl.float32)
-    for i in range(0, parts):
+    for i in tl.range(0, parts, num_stages=4):
         part = parts - 1 - i if REVERSE else i
         here = states + part.to(tl.int64) * stride_states + offset
-        state = tl.load(here, keep, 0.0)  # [BLOCK]
-        if PREFIX:
+        if PREFIX:  # nothing comes after the last part, and its sum was not computed
+            state = tl.load(here, keep & (i < parts - 1), 0.0)  # [BLOCK]
             tl.store(here, carry, keep)
+        else:
+            state = tl.load(here, keep, 0.0)  # [BLOCK]
         carry += state
-    tl.store(total + offset, carry, keep)
+    if not PREFIX:
+        tl.store(total + offset, carry, keep)
 # [combine-kernel:end]
 
 
@@ -154,7 +176,7 @@ def output_kernel(
     N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o = φ(q) S / (φ(q)·z + eps) for one part of the rows of one head."""
@@ -181,15 +203,15 @@ def output_kernel(
         rows = (n + offs_n).to(tl.int64)
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
         # [BLOCK_N, BLOCK_D]
-        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
         b_o = tl.dot(fq.to(OPERAND), s, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
         if NORMALIZE:
             b_o /= tl.sum(fq * z[None, :], axis=1)[:, None] + eps
         else:
             b_o *= scale
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
-        tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_o)
+        store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_o, FULL)
 # [output-kernel:end]
 
 
@@ -206,7 +228,7 @@ def backward_query_kernel(
     stride_dq, stride_dstates, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, and each part's share of dS = Σ φ(q)ᵀ do / d and dz = -Σ φ(q) (do·o) / d.
@@ -241,11 +263,11 @@ def backward_query_kernel(
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         # [BLOCK_N, BLOCK_D]
-        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_do = tl.load(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, 0.0)
+        b_do = load_tile(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, FULL)
         x = b_q.to(tl.float32)
-        fq = phi(x, keep_q, 1, FEATURE_MAP)
+        fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
         a = tl.dot(b_do.to(OPERAND), st, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
         if NORMALIZE:
             g = 1.0 / (tl.sum(fq * z[None, :], axis=1) + eps)  # [BLOCK_N]
@@ -258,9 +280,7 @@ def backward_query_kernel(
             dfq = a * scale
             fq_g = fq * scale
         b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
-        tl.store(
-            dq + rows[:, None] * D + offs_d[None, :], b_dq.to(dq.dtype.element_ty), keep_q
-        )
+        store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
         ds = tl.dot(tl.trans(fq_g).to(OPERAND), b_do.to(OPERAND), ds, input_precision=PRECISION)
 
     dstates += part.to(tl.int64) * stride_dstates + head.to(tl.int64) * (D * DV + TILES * D)
@@ -282,7 +302,7 @@ def backward_key_kernel(
     stride_dk, N, H, parts,
     D: tl.constexpr, DV: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dφ(k) = v dSᵀ + dz and dv = φ(k) dS for one part of the rows of one head."""
@@ -314,50 +334,58 @@ def backward_key_kernel(
         keep_k = (rows[:, None] < last) & (offs_d[None, :] < D)
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         # [BLOCK_N, BLOCK_D]
-        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_k, 0.0)
+        b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_k, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
         x = b_k.to(tl.float32)
-        fk = phi(x, keep_k, 1, FEATURE_MAP)
+        fk = phi(x, keep_k, 1, FEATURE_MAP, FULL)
         dfk = tl.dot(b_v.to(OPERAND), dst, input_precision=PRECISION) + dz[None, :]
         b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
         b_dv = tl.dot(fk.to(OPERAND), ds, input_precision=PRECISION)
-        tl.store(
-            dk + rows[:, None] * D + offs_d[None, :], b_dk.to(dk.dtype.element_ty), keep_k
-        )
-        tl.store(
-            dv + rows[:, None] * DV + offs_dv[None, :], b_dv.to(dv.dtype.element_ty), keep_v
-        )
+        store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_k, FULL)
+        store_tile(dv + rows[:, None] * DV + offs_dv[None, :], b_dv, keep_v, FULL)
 
 
-def launch_state(k, v, states, *, parts, tile, feature_map, cu_seqlens=None, weights=None):
-    """Runs `state_kernel`: states [parts, S, H, D * Dv + D] float32 of k [B, H, N, D], v."""
+def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, skip=None):
+    """Runs `state_kernel`: states [parts, S, H, D * Dv + D] float32 of k [B, H, N, D] and v.
+
+    `skip` is "first" or "last": the part whose sum nobody needs.
+    """
     D, DV = k.shape[-1], v.shape[-1]
-    S, H = states.shape[1:3]
-    state_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+    parts, S, H, _ = states.shape
+    sums = parts - (skip is not None)
+    state_kernel[(S * H * sums * triton.cdiv(DV, tile.values),)](
         k, v, states, *(weights or (None, None)), cu_seqlens, *k.stride(), *v.stride(),
-        stride_states=states.stride(0), N=k.shape[2], H=H, parts=parts,
-        D=D, DV=DV, BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, WEIGHTED=weights is not None, PACKED=cu_seqlens is not None,
-        **configs.operand(k.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        stride_states=states.stride(0), N=k.shape[2], H=H,
+        parts=parts, first_part=int(skip == "first"), sums=sums,
+        WEIGHTED=weights is not None,
+        **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
 
 
-def combine(states, initial=None, *, prefix=False, reverse=False):
-    """Adds states [parts, S, H, SIZE] in order onto initial [S, H, SIZE] -> total [S, H, SIZE].
-
-    With `prefix`, states[i] becomes the sum of all that came before it (after it if `reverse`).
-    """
-    parts, S, H, SIZE = states.shape
-    if parts == 1 and initial is None and not prefix:
+def combine(states, initial=None):
+    """Adds states [parts, S, H, SIZE] in order onto initial [S, H, SIZE] -> total [S, H, SIZE]."""
+    if states.shape[0] == 1 and initial is None:
         return states[0]
     total = torch.empty_like(states[0])
-    BLOCK = 1024
+    launch_combine(states, initial, total)
+    return total
+
+
+def launch_combine(states, initial, total=None, *, reverse=False):
+    """Runs `combine_kernel`; without `total`, states[i] becomes the sum of all that came before it.
+
+    states [parts, S, H, SIZE], initial and total [S, H, SIZE] float32. With `reverse`, what comes
+    after counts as before.
+    """
+    parts, S, H, SIZE = states.shape
+    BLOCK = 256
     combine_kernel[(S * H * triton.cdiv(SIZE, BLOCK),)](
         states, initial, total, stride_states=states.stride(0), parts=parts,
-        SIZE=SIZE, BLOCK=BLOCK, HAS_INITIAL=initial is not None, PREFIX=prefix, REVERSE=reverse,
+        SIZE=SIZE, BLOCK=BLOCK,
+        HAS_INITIAL=initial is not None, PREFIX=total is None, REVERSE=reverse,
+        num_warps=2,
     )  # fmt: skip
-    return total
 
 
 def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
@@ -371,19 +399,15 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
     S = B if cu_seqlens is None else cu_seqlens.numel() - 1
     tile, parts = configs.plan("state_kernel", k, DV, S * Hk, cu_seqlens)
     states = k.new_empty((parts, S, Hk, D * DV + D), dtype=torch.float32)
-    launch_state(
-        k, v, states, parts=parts, tile=tile, feature_map=feature_map, cu_seqlens=cu_seqlens
-    )
+    launch_state(k, v, states, tile, feature_map, cu_seqlens)
     state = combine(states, initial)
 
     o = q.new_empty((B, H, N, DV))
     tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
     output_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
         q, o, state, cu_seqlens, *q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
-        D=D, DV=DV, GROUP=H // Hk,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
-        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        GROUP=H // Hk, NORMALIZE=normalize,
+        **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return o, state
 
@@ -405,10 +429,8 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     backward_query_kernel[(S * H * parts * tiles,)](
         q, do, state, dq, dstates, cu_seqlens, *q.stride(), *do.stride(),
         stride_dq=dq.stride(0), stride_dstates=dstates.stride(0),
-        N=N, H=H, parts=parts, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
-        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
+        **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     total = combine(dstates)
     if tiles > 1:
@@ -424,10 +446,8 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     dv = v.new_empty((B, Hk, M, DV))
     backward_key_kernel[(S * Hk * parts * tiles,)](
         k, v, dstate, dk, dv, cu_seqlens, *k.stride(), *v.stride(),
-        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts, D=D, DV=DV,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, PACKED=cu_seqlens is not None,
-        **configs.operand(k.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts, 
+        **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return sum_tiles(dq, q.dtype), sum_tiles(dk, k.dtype), dv, dstate
 

@@ -20,7 +20,15 @@ import triton
 import triton.language as tl
 
 from . import configs
-from .bidirectional import combine, launch_state, rows_of, sequence_of, sum_tiles
+from .bidirectional import (
+    launch_combine,
+    launch_state,
+    load_tile,
+    rows_of,
+    sequence_of,
+    store_tile,
+    sum_tiles,
+)
 from .feature_maps import phi, phi_backward
 
 
@@ -40,8 +48,8 @@ def causal_output_kernel(
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_states, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Z: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     HAS_STATE: tl.constexpr, SAVE: tl.constexpr, FINAL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -73,43 +81,47 @@ def causal_output_kernel(
     else:
         s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
         z = tl.zeros([BLOCK_D], dtype=tl.float32)
+    # z in every column, so that matrix products do its sums: reductions over registers would
+    # bring φ(q) and φ(k) into a second layout
+    zs = tl.zeros([BLOCK_D, BLOCK_Z], dtype=tl.float32) + z[:, None]
+    ones = tl.full([BLOCK_N, BLOCK_Z], 1.0, dtype=OPERAND)
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
         keep_kt = (offs_d[:, None] < D) & (rows[None, :] < last)
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         # [BLOCK_N, BLOCK_D]
-        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         # [BLOCK_D, BLOCK_N]
-        b_kt = tl.load(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, 0.0)
+        b_kt = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
-        fkt = phi(b_kt.to(tl.float32), keep_kt, 0, FEATURE_MAP)
+        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL).to(OPERAND)
+        fkt = phi(b_kt.to(tl.float32), keep_kt, 0, FEATURE_MAP, FULL).to(OPERAND)
 
-        weights = tl.dot(fq.to(OPERAND), fkt.to(OPERAND), input_precision=PRECISION)
-        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)  # [BLOCK_N, BLOCK_N]
-        b_o = tl.dot(fq.to(OPERAND), s.to(OPERAND), input_precision=PRECISION)
+        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)
+        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
         b_o = tl.dot(weights.to(OPERAND), b_v.to(OPERAND), b_o, input_precision=PRECISION)
         if NORMALIZE:
-            d = tl.sum(fq * z[None, :], axis=1) + tl.sum(weights, axis=1) + eps  # [BLOCK_N]
-            b_o /= d[:, None]
+            before = tl.dot(fq, zs.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_Z]
+            d = tl.max(before, axis=1) + tl.sum(weights, axis=1) + eps  # [BLOCK_N]
+            b_o *= (1.0 / d)[:, None]
             if SAVE:
                 row = (batch * H + h) * N + rows
                 tl.store(denominator + row, d, (rows < last) & (tile == 0))
         else:
             b_o *= scale
-        tl.store(
-            o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_v
-        )
-        s = tl.dot(fkt.to(OPERAND), b_v.to(OPERAND), s, input_precision=PRECISION)
-        z += tl.sum(fkt, axis=1)
+        store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_v, FULL)
+        s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
+        if NORMALIZE or FINAL:
+            zs = tl.dot(fkt, ones, zs, input_precision=PRECISION)
 
     if FINAL:
         once = (part == parts - 1) & (h % GROUP == 0)
         total += offset
         tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
-        tl.store(total + D * DV + offs_d, z, (offs_d < D) & once & (tile == 0))
+        tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
 # [causal-output-kernel:end]
 
 
@@ -133,7 +145,7 @@ def causal_backward_query_kernel(
     stride_states, stride_dq, stride_r, N, H, parts, scale,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     HAS_STATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dφ(q_t) = S_t do_t g_t + r_t z_t with g = 1 / d and r = -(do·o) / d.
@@ -176,23 +188,23 @@ def causal_backward_query_kernel(
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         keep_vt = (offs_dv[:, None] < DV) & (rows[None, :] < last)
         # [BLOCK_N, BLOCK_D]
-        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         # [BLOCK_N, BLOCK_D]
-        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, 0.0)
+        b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, FULL)
         # [BLOCK_DV, BLOCK_N]
-        b_vt = tl.load(v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, 0.0)
+        b_vt = load_tile(v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_do = tl.load(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, 0.0)
+        b_do = load_tile(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL)
         x = b_q.to(tl.float32)
-        fq = phi(x, keep_q, 1, FEATURE_MAP)
-        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP)
+        fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
+        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
 
         # [BLOCK_N, BLOCK_N]: do_t·v_j
         w = tl.dot(b_do.to(OPERAND), b_vt.to(OPERAND), input_precision=PRECISION)
         dfq = tl.dot(b_do.to(OPERAND), st.to(OPERAND), input_precision=PRECISION)
         if NORMALIZE:
             # [BLOCK_N, BLOCK_DV]
-            b_o = tl.load(o + rows[:, None] * DV + offs_dv[None, :], keep_v, 0.0)
+            b_o = load_tile(o + rows[:, None] * DV + offs_dv[None, :], keep_v, FULL)
             d = tl.load(denominator + row, rows < last, 1.0)  # [BLOCK_N]
             b_g = 1.0 / d
             b_r = -tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), axis=1) * b_g
@@ -206,9 +218,7 @@ def causal_backward_query_kernel(
         w = tl.where(offs_n[:, None] >= offs_n[None, :], w, 0.0)
         dfq = tl.dot(w.to(OPERAND), fk.to(OPERAND), dfq, input_precision=PRECISION)
         b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
-        tl.store(
-            dq + rows[:, None] * D + offs_d[None, :], b_dq.to(dq.dtype.element_ty), keep_q
-        )
+        store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
         st = tl.dot(b_vt.to(OPERAND), fk.to(OPERAND), st, input_precision=PRECISION)
         z += tl.sum(fk, axis=0)
 
@@ -233,7 +243,7 @@ def causal_backward_key_kernel(
     stride_states, stride_dk, N, H, parts, scale,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     HAS_STATE: tl.constexpr, FINAL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -280,18 +290,18 @@ def causal_backward_key_kernel(
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         keep_vt = (offs_dv[:, None] < DV) & (rows[None, :] < last)
         # [BLOCK_N, BLOCK_D]
-        b_q = tl.load(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, 0.0)
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         # [BLOCK_N, BLOCK_D]
-        b_k = tl.load(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, 0.0)
+        b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_v = tl.load(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, 0.0)
+        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
         # [BLOCK_DV, BLOCK_N]
-        b_dot = tl.load(
-            do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, 0.0
+        b_dot = load_tile(
+            do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, FULL
         )
         x = b_k.to(tl.float32)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP)
-        fk = phi(x, keep_q, 1, FEATURE_MAP)
+        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
+        fk = phi(x, keep_q, 1, FEATURE_MAP, FULL)
         fkt = tl.trans(fk).to(OPERAND)  # [BLOCK_D, BLOCK_N]
         if NORMALIZE:
             b_g = tl.load(g + row, rows < last, 0.0)  # [BLOCK_N]
@@ -310,18 +320,14 @@ def causal_backward_key_kernel(
         dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz[None, :]
         dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
         b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
-        tl.store(
-            dk + rows[:, None] * D + offs_d[None, :], b_dk.to(dk.dtype.element_ty), keep_q
-        )
+        store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
 
         # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j)) g_t do_t + dSᵀ φ(k_j), transposed
         p = tl.dot(fq_g.to(OPERAND), fkt, input_precision=PRECISION)  # [t, j]
         p = tl.where(offs_n[:, None] >= offs_n[None, :], p, 0.0)
         b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
         b_dvt = tl.dot(b_dot.to(OPERAND), p.to(OPERAND), b_dvt, input_precision=PRECISION)
-        tl.store(
-            dv + offs_dv[:, None] + rows[None, :] * DV, b_dvt.to(dv.dtype.element_ty), keep_vt
-        )
+        store_tile(dv + offs_dv[:, None] + rows[None, :] * DV, b_dvt, keep_vt, FULL)
 
         dst = tl.dot(b_dot.to(OPERAND), fq_g.to(OPERAND), dst, input_precision=PRECISION)
         if NORMALIZE:
@@ -334,18 +340,22 @@ def causal_backward_key_kernel(
         tl.store(dtotal + D * DV + offs_d, dz, (offs_d < D) & (part == 0) & once)
 
 
-def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, *, weights=None, reverse=False):
-    """The state before each part (after it if `reverse`), [parts, S, H, SIZE], or None if zero."""
+def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, weights=None):
+    """The state before each part, [parts, S, H, SIZE] float32, or None where it is zero.
+
+    With `weights` it is the gradient of the state, and what comes after counts as before.
+    """
     if parts == 1:
         return None if initial is None else initial.unsqueeze(0)
     S = k.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
     size = k.shape[-1] * (v.shape[-1] + 1)
     states = k.new_empty((parts, S, k.shape[1], size), dtype=torch.float32)
+    reverse = weights is not None
     launch_state(
-        k, v, states, parts=parts, tile=tile, feature_map=feature_map,
-        cu_seqlens=cu_seqlens, weights=weights,
+        k, v, states, tile, feature_map, cu_seqlens,
+        weights=weights, skip="first" if reverse else "last",
     )  # fmt: skip
-    combine(states, initial, prefix=True, reverse=reverse)
+    launch_combine(states, initial, reverse=reverse)
     return states
 
 
@@ -369,11 +379,9 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
         q, k, v, o, denominator, states, total, cu_seqlens,
         *q.stride(), *k.stride(), *v.stride(),
         stride_states=0 if states is None else states.stride(0),
-        N=N, H=H, parts=parts, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
-        HAS_STATE=states is not None, SAVE=save, FINAL=True,
-        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
+        BLOCK_Z=tile.narrowest, HAS_STATE=states is not None, SAVE=save, FINAL=True,
+        **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return o, total, denominator
 
@@ -402,11 +410,9 @@ def backward(
         q, k, v, o, do, denominator, states, dq, g, r, cu_seqlens, *strides,
         stride_states=0 if states is None else states.stride(0),
         stride_dq=dq.stride(0), stride_r=r.stride(0),
-        N=N, H=H, parts=parts, scale=scale, D=D, DV=DV, GROUP=GROUP,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
         HAS_STATE=states is not None,
-        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     if normalize:
         r = sum_tiles(r, torch.float32)
@@ -421,7 +427,7 @@ def backward(
         spread[:, :, 0] = dstate
         dstate = spread.flatten(1, 2)
     dstates = _states_before(
-        q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r), reverse=True
+        q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r)
     )
     dk = q.new_empty(
         (tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype
@@ -431,11 +437,9 @@ def backward(
     causal_backward_key_kernel[(S * H * parts * tiles,)](
         q, k, v, do, g, r, dstates, dtotal, dk, dv, cu_seqlens, *strides,
         stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk.stride(0),
-        N=N, H=H, parts=parts, scale=scale, D=D, DV=DV, GROUP=GROUP,
-        BLOCK_N=tile.rows, BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, PACKED=cu_seqlens is not None,
+        N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
         HAS_STATE=dstates is not None, FINAL=initial is not None,
-        **configs.operand(q.dtype), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     dk = dk.sum(0) if tiles > 1 else dk[0]
     if GROUP > 1:

@@ -26,25 +26,30 @@ KERNELS = (
 )
 
 
-RESIDENT = 4  # programs on one multiprocessor at a time
-
-
 class Tile(NamedTuple):
     """The shape of one program: how much it holds, and how it is compiled."""
 
     rows: int  # tokens of one step of the loop
     features: int  # D, rounded up to a power of two
     values: int  # columns of v that one program sees
+    narrowest: int  # least width of a matrix product
+    resident: int  # programs that fit on a multiprocessor at a time
     num_warps: int
     num_stages: int
 
 
 @functools.cache
-def tile(kernel: str, D: int, DV: int, dtype: torch.dtype) -> Tile:
-    """The tile of `kernel` (one of KERNELS) for head sizes D and DV, both 1 to 256."""
-    features = max(16, triton.next_power_of_2(D))
+def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
+    """The tile of `kernel` (one of KERNELS) for head sizes D and DV, both 1 to 256.
+
+    `arch` is the compute capability as one number, 90 for an H100; 0 for the interpreter.
+    """
+    # ptxas 12 miscompiles some narrow matrix products of Hopper (wrong values, or an illegal
+    # memory access): there, heads below 64 are padded to 64.
+    narrowest = 64 if arch == 90 and dtype == torch.bfloat16 else 16
+    features = max(narrowest, triton.next_power_of_2(D))
     # the state of a program is features × values in float32 registers: 64 KiB at the most
-    values = max(16, min(triton.next_power_of_2(DV), 128, 16384 // features))
+    values = max(narrowest, min(triton.next_power_of_2(DV), 128, 16384 // features))
     wide = features * values > 4096
     if dtype == torch.bfloat16:
         rows = 64 if features <= 128 else 32
@@ -52,44 +57,70 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype) -> Tile:
     else:  # operands of four bytes
         rows = 32 if features <= 64 else 16
         stages = 2 if not wide else 1
-    return Tile(rows, features, values, num_warps=8 if wide else 4, num_stages=stages)
+    if kernel == "state_kernel" and rows == 64 and not wide:
+        rows = 128
+    resident = 2 if kernel.startswith("causal") else 4
+    warps = 8 if wide else 4
+    return Tile(rows, features, values, narrowest, resident, warps, stages)
 
 
-def operand(dtype: torch.dtype) -> dict:
-    """What the operands of a matrix product are converted to, by the dtype of the inputs.
+def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens) -> dict:
+    """What a kernel over the rows of x [B, H, N, D] and its values [B, H, N, DV] is compiled with.
 
-    float32 is multiplied as float32 (`ieee`). A float16 operand could overflow: a state sums over
-    all tokens and passes 65504. In float32 registers multiplied as tf32 it keeps the 10 bits of
-    mantissa that float16 has, and the range of float32.
+    FULL: every tile is full, so that no mask is needed.
     """
+    N, D = x.shape[2:]
+    packed = cu_seqlens is not None
+    whole = N % tile.rows == 0 and D == tile.features and DV % tile.values == 0
     return {
-        torch.bfloat16: {"OPERAND": tl.bfloat16, "PRECISION": "tf32"},
-        torch.float16: {"OPERAND": tl.float32, "PRECISION": "tf32"},
-        torch.float32: {"OPERAND": tl.float32, "PRECISION": "ieee"},
-    }[dtype]
+        "D": D,
+        "DV": DV,
+        "BLOCK_N": tile.rows,
+        "BLOCK_D": tile.features,
+        "BLOCK_DV": tile.values,
+        "FEATURE_MAP": feature_map,
+        "PACKED": packed,
+        "FULL": whole and not packed,
+        "num_warps": tile.num_warps,
+        "num_stages": tile.num_stages,
+        **OPERANDS[x.dtype],
+    }
+
+
+# What the operands of a matrix product are converted to, by the dtype of the inputs.
+# float32 is multiplied as float32 (`ieee`). A float16 operand could overflow: a state sums over all
+# tokens and passes 65504. In float32 registers and multiplied as tf32 it keeps the 10 bits of
+# mantissa that float16 has, and the range of float32.
+OPERANDS = {
+    torch.bfloat16: {"OPERAND": tl.bfloat16, "PRECISION": "tf32"},
+    torch.float16: {"OPERAND": tl.float32, "PRECISION": "tf32"},
+    torch.float32: {"OPERAND": tl.float32, "PRECISION": "ieee"},
+}
 
 
 @functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """How many programs' worth of hardware there is; a small number for the interpreter."""
+def hardware(device: torch.device) -> tuple[int, int]:
+    """Compute capability as one number and the multiprocessors; 0 and 8 for the interpreter."""
     if device.type != "cuda":
-        return 8
-    return torch.cuda.get_device_properties(device).multi_processor_count
+        return 0, 8
+    properties = torch.cuda.get_device_properties(device)
+    return 10 * properties.major + properties.minor, properties.multi_processor_count
 
 
 def plan(kernel, x, DV, heads, cu_seqlens):
     """The tile, and into how many parts the rows of each head are cut.
 
     x [B, H, N, D] gives rows, D and dtype; `heads` counts the heads of all sequences. As many
-    parts as it takes to give every multiprocessor `RESIDENT` programs, but none shorter than
+    parts as it takes to give every multiprocessor all the programs it can hold at a time, but none shorter than
     four blocks of rows.
     """
     N, D = x.shape[2:]
     if cu_seqlens is not None:
         N = triton.cdiv(N, cu_seqlens.numel() - 1)
-    shape = tile(kernel, D, DV, x.dtype)
+    arch, multiprocessors = hardware(x.device)
+    shape = tile(kernel, D, DV, x.dtype, arch)
     programs = heads * triton.cdiv(DV, shape.values)
-    wanted = multiprocessors(x.device) * RESIDENT // programs
+    wanted = multiprocessors * shape.resident // programs
     return shape, max(1, min(wanted, triton.cdiv(N, 4 * shape.rows)))
 
 

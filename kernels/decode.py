@@ -54,7 +54,7 @@ def step_kernel(
         keep_s, 0.0,
     )  # fmt: skip
     b_z = tl.load(z + b * stride_zb + h * stride_zh + offs_d * stride_zd, keep_d, 0.0)  # [BLOCK_D]
-    fk = phi(b_k.to(tl.float32), keep_d, 0, FEATURE_MAP)
+    fk = phi(b_k.to(tl.float32), keep_d, 0, FEATURE_MAP, False)
     s += fk[:, None] * b_v.to(tl.float32)[None, :]
     b_z += fk
     tl.store(new_kv + head * D * DV + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
@@ -64,7 +64,7 @@ def step_kernel(
         hq = h * GROUP + i
         # [BLOCK_D]
         b_q = tl.load(q + b * stride_qb + hq * stride_qh + offs_d * stride_qd, keep_d, 0.0)
-        fq = phi(b_q.to(tl.float32), keep_d, 0, FEATURE_MAP)
+        fq = phi(b_q.to(tl.float32), keep_d, 0, FEATURE_MAP, False)
         b_o = tl.sum(fq[:, None] * s, axis=0)  # [BLOCK_DV]
         if NORMALIZE:
             b_o /= tl.sum(fq * b_z, axis=0) + eps
@@ -80,7 +80,7 @@ def step(q, k, v, kv, z, feature_map, normalize, scale, eps):
     o = q.new_empty((B, H, DV))
     new_kv = torch.empty((B, Hk, D, DV), dtype=torch.float32, device=q.device)
     new_z = torch.empty((B, Hk, D), dtype=torch.float32, device=q.device)
-    tile = configs.tile("step_kernel", D, DV, q.dtype)
+    tile = configs.tile("step_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
     step_kernel[(B * Hk * triton.cdiv(DV, tile.values),)](
         q, k, v, kv, z, o, new_kv, new_z,
         *q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride(),

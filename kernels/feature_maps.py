@@ -35,13 +35,16 @@ FEATURE_MAPS = {
 
 
 @triton.jit
-def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
+def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr, FULL: tl.constexpr):
     """φ of a float32 tile whose features lie along AXIS; zero where `keep` is false.
 
     Zero matters: φ(0) is 1 for "elu", so a padded row or column would count in the normalizer.
+    FULL says that `keep` is true everywhere.
     """
     if FEATURE_MAP == "elu":
-        y = tl.where(x > 0, x + 1, tl.exp(tl.minimum(x, 0.0)))
+        # max(x, 0) + exp(min(x, 0)) is x + 1 above zero and exp(x) below, without a branch
+        low = tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        y = tl.maximum(x, 0.0) + tl.exp(low)
     elif FEATURE_MAP == "relu":
         y = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif FEATURE_MAP == "exp":
@@ -56,7 +59,7 @@ def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
     else:
         tl.static_assert(FEATURE_MAP == "identity", "unknown feature map")
         y = x
-    return tl.where(keep, y, 0.0)
+    return y if FULL else tl.where(keep, y, 0.0)
 
 
 @triton.jit

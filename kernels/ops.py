@@ -79,7 +79,7 @@ def linear_attention(
         scale = q.shape[-1] ** -0.5
     if not isinstance(feature_map, str):
         fq, fk = feature_map(q), feature_map(k)
-        check_features(q, k, fq, fk)
+        check_features(q, k, fq, fk, initial_state)
         q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
     if not _kernels_run(q) or 0 in (*q.shape, *k.shape):
         return reference.chunked(
@@ -102,6 +102,8 @@ def linear_attention(
     initial = None
     if initial_state is not None:
         initial = torch.cat([initial_state[0].flatten(2), initial_state[1]], dim=-1)
+    if cu_seqlens is not None:
+        cu_seqlens = cu_seqlens.contiguous()
     o, state, _ = _attend(
         q, k, v, initial, cu_seqlens, causal, feature_map, normalize, float(scale), float(eps)
     )
@@ -154,7 +156,7 @@ def linear_attention_step(
         scale = q.shape[-1] ** -0.5
     if not isinstance(feature_map, str):
         fq, fk = feature_map(q), feature_map(k)
-        check_features(q, k, fq, fk)
+        check_features(q, k, fq, fk, state, "state")
         q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
     kv, z = state
     wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, kv, z))

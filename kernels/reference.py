@@ -16,7 +16,7 @@ import functools
 
 import torch
 
-from .arguments import LinearAttentionState, check_attention, sequence_bounds
+from .arguments import LinearAttentionState, check_attention, check_features, sequence_bounds
 from .feature_maps import FEATURE_MAPS
 
 
@@ -59,9 +59,10 @@ def _operator(form):
         phi = FEATURE_MAPS[feature_map] if isinstance(feature_map, str) else feature_map
         B, H, N, D = q.shape
         heads = k.shape[1]
+        fq, fk = phi(q.to(dtype)), phi(k.to(dtype))
+        check_features(q, k, fq, fk, initial_state)
         # [B, H / G, G, N, D]: the G query heads of a group share one key head
-        fq = phi(q.to(dtype)).unflatten(1, (heads, H // heads if heads else 1))
-        fk = phi(k.to(dtype)).unsqueeze(2)
+        fq, fk = fq.unflatten(1, (heads, H // heads if heads else 1)), fk.unsqueeze(2)
         x = v.to(dtype).unsqueeze(2)
         features, Dv = fk.shape[-1], v.shape[-1]
 
