@@ -181,6 +181,9 @@ def causal_backward_query_kernel(
     else:
         st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
         z = tl.zeros([BLOCK_D], dtype=tl.float32)
+    # z in every row, as in the output kernel
+    zs = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32) + z[None, :]
+    ones = tl.full([BLOCK_N, BLOCK_N], 1.0, dtype=OPERAND)
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         row = (batch * H + h) * N + rows
@@ -197,7 +200,7 @@ def causal_backward_query_kernel(
         b_do = load_tile(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL)
         x = b_q.to(tl.float32)
         fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
-        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
+        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL).to(OPERAND)
 
         # [BLOCK_N, BLOCK_N]: do_t·v_j
         w = tl.dot(b_do.to(OPERAND), b_vt.to(OPERAND), input_precision=PRECISION)
@@ -208,7 +211,7 @@ def causal_backward_query_kernel(
             d = tl.load(denominator + row, rows < last, 1.0)  # [BLOCK_N]
             b_g = 1.0 / d
             b_r = -tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), axis=1) * b_g
-            dfq = dfq * b_g[:, None] + b_r[:, None] * z[None, :]
+            dfq = dfq * b_g[:, None] + b_r[:, None] * zs
             w = w * b_g[:, None] + b_r[:, None]
             tl.store(g + row, b_g, (rows < last) & (tile == 0))
             tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
@@ -216,11 +219,12 @@ def causal_backward_query_kernel(
             dfq *= scale
             w *= scale
         w = tl.where(offs_n[:, None] >= offs_n[None, :], w, 0.0)
-        dfq = tl.dot(w.to(OPERAND), fk.to(OPERAND), dfq, input_precision=PRECISION)
+        dfq = tl.dot(w.to(OPERAND), fk, dfq, input_precision=PRECISION)
         b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
-        st = tl.dot(b_vt.to(OPERAND), fk.to(OPERAND), st, input_precision=PRECISION)
-        z += tl.sum(fk, axis=0)
+        st = tl.dot(b_vt.to(OPERAND), fk, st, input_precision=PRECISION)
+        if NORMALIZE:
+            zs = tl.dot(ones, fk, zs, input_precision=PRECISION)
 
 
 @triton.jit
@@ -282,6 +286,8 @@ def causal_backward_key_kernel(
     else:
         dst = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
         dz = tl.zeros([BLOCK_D], dtype=tl.float32)
+    # dz in every row, as z in the output kernel
+    dzs = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32) + dz[None, :]
     chunks = tl.cdiv(last - first, BLOCK_N)
     for i in range(0, chunks):
         rows = (first + (chunks - 1 - i) * BLOCK_N + offs_n).to(tl.int64)
@@ -317,7 +323,7 @@ def causal_backward_key_kernel(
         else:
             w *= scale
         w = tl.where(offs_n[:, None] <= offs_n[None, :], w, 0.0)
-        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz[None, :]
+        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dzs
         dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
         b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
@@ -331,13 +337,14 @@ def causal_backward_key_kernel(
 
         dst = tl.dot(b_dot.to(OPERAND), fq_g.to(OPERAND), dst, input_precision=PRECISION)
         if NORMALIZE:
-            dz += tl.sum(fq * b_r[:, None], axis=0)
+            rs = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.float32) + b_r[None, :]
+            dzs = tl.dot(rs.to(OPERAND), fq.to(OPERAND), dzs, input_precision=PRECISION)
 
     if FINAL:
         dtotal += offset
         keep_st = keep_st & (part == 0)
         tl.store(dtotal + offs_dv[:, None] + offs_d[None, :] * DV, dst, keep_st)
-        tl.store(dtotal + D * DV + offs_d, dz, (offs_d < D) & (part == 0) & once)
+        tl.store(dtotal + D * DV + offs_d, tl.sum(dzs, axis=0) / BLOCK_N, (offs_d < D) & (part == 0) & once)
 
 
 def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, weights=None):

@@ -1,11 +1,12 @@
 """Tile shapes and the number of parts, in one place.
 
-A tile shape is chosen by kernel, head sizes and dtype; the number of parts by how many programs
-the GPU can hold. Nothing is tuned while a program runs.
+A tile is chosen by kernel, head sizes, dtype and architecture; the number of parts by how many
+programs the GPU holds at a time. Nothing is tuned while a program runs.
 
-The shapes were chosen by timing (8, 8, 65536, 64) and (4, 16, 16384, 128) in bfloat16 on an H100
-and by compiling every one ahead of time: none asks for more shared memory than a block of sm_86
-has (99 KiB).
+HOPPER was chosen by timing every kernel alone, on an H100 at (8, 8, 65536, 64) and
+(4, 16, 16384, 128) in bfloat16, over rows 64 and 128, values 64 and 128, 4 and 8 warps, 1 to 3
+stages and 2 or 4 resident programs. The rule for everything else was chosen to compile within the
+shared memory of a block of sm_86 (99 KiB); tests/kernels/test_compile.py compiles both.
 """
 
 import functools
@@ -38,30 +39,48 @@ class Tile(NamedTuple):
     num_stages: int
 
 
+#   kernel, features: rows, values, resident, num_warps, num_stages
+HOPPER = {
+    ("state_kernel", 64): (128, 64, 2, 4, 3),
+    ("output_kernel", 64): (128, 64, 4, 8, 3),
+    ("backward_query_kernel", 64): (64, 64, 2, 4, 3),
+    ("backward_key_kernel", 64): (128, 64, 4, 8, 3),
+    ("causal_output_kernel", 64): (64, 64, 2, 4, 3),
+    ("causal_backward_query_kernel", 64): (64, 64, 2, 4, 1),
+    ("causal_backward_key_kernel", 64): (64, 64, 2, 4, 3),
+    ("state_kernel", 128): (64, 128, 2, 4, 3),
+    ("output_kernel", 128): (64, 128, 2, 4, 3),
+    ("backward_query_kernel", 128): (64, 128, 2, 8, 3),
+    ("backward_key_kernel", 128): (64, 128, 2, 4, 3),
+    ("causal_output_kernel", 128): (64, 128, 2, 8, 3),
+    ("causal_backward_query_kernel", 128): (64, 128, 2, 8, 1),
+    ("causal_backward_key_kernel", 128): (64, 128, 2, 8, 2),
+}
+
+
 @functools.cache
 def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     """The tile of `kernel` (one of KERNELS) for head sizes D and DV, both 1 to 256.
 
     `arch` is the compute capability as one number, 90 for an H100; 0 for the interpreter.
     """
+    hopper = arch == 90 and dtype == torch.bfloat16
     # ptxas 12 miscompiles some narrow matrix products of Hopper (wrong values, or an illegal
     # memory access): there, heads below 64 are padded to 64.
-    narrowest = 64 if arch == 90 and dtype == torch.bfloat16 else 16
+    narrowest = 64 if hopper else 16
     features = max(narrowest, triton.next_power_of_2(D))
+    values = max(narrowest, triton.next_power_of_2(DV))
+    if hopper and (kernel, features) in HOPPER:
+        rows, most, resident, warps, stages = HOPPER[kernel, features]
+        return Tile(rows, features, min(values, most), narrowest, resident, warps, stages)
     # the state of a program is features × values in float32 registers: 64 KiB at the most
-    values = max(narrowest, min(triton.next_power_of_2(DV), 128, 16384 // features))
+    values = min(values, 128, 16384 // features)
     wide = features * values > 4096
     if dtype == torch.bfloat16:
         rows = 64 if features <= 128 else 32
-        stages = 3 if not wide else 2
     else:  # operands of four bytes
         rows = 32 if features <= 64 else 16
-        stages = 2 if not wide else 1
-    if kernel == "state_kernel" and rows == 64 and not wide:
-        rows = 128
-    resident = 2 if kernel.startswith("causal") else 4
-    warps = 8 if wide else 4
-    return Tile(rows, features, values, narrowest, resident, warps, stages)
+    return Tile(rows, features, values, narrowest, 2, 8 if wide else 4, 1 if wide else 2)
 
 
 def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens) -> dict:

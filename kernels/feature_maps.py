@@ -1,6 +1,6 @@
 """Feature maps φ: the functions that turn softmax attention's exp(q·k) into φ(q)·φ(k).
 
-Each map is defined once: its name, its PyTorch function, and its Triton function with the derivative.
+Each map is defined once: its name, its PyTorch function, its Triton function and its derivative.
 All of them act on the last dimension of a tile that is already in float32.
 
 ==========  =========================  ==============================================

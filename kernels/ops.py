@@ -284,6 +284,8 @@ def backward(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq, dk, dv as q, k, v and the gradient of the initial state [S, Hk, D * Dv + D] float32."""
+    if dstate is not None:  # autograd hands over any strides, the kernels count on these
+        dstate = dstate.contiguous()
     with _device_of(q):
         if is_causal:
             return causal.backward(

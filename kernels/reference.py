@@ -21,7 +21,7 @@ from .feature_maps import FEATURE_MAPS
 
 
 def _operator(form):
-    """Gives a form the operator's signature: checks, φ, grouped heads, packed sequences, normalizer."""
+    """Gives a form the operator's signature: checks, φ, groups, packed sequences, normalizer."""
 
     @functools.wraps(form)
     def attention(

@@ -9,26 +9,62 @@ next; none is what the library runs.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import mask_trap, masked, normalized, output_pass, split, strided
+from . import mask_trap, masked, normalized, output_pass, split, state_pass, strided
 
 
 class Step(NamedTuple):
-    """A step of the chapter: what it computes, and the files that hold its kernels."""
+    """A step of the chapter: what it computes, and where its kernels are."""
 
     name: str
     idea: str
     forward: Callable  # (q, k, v, out=None) -> o
-    modules: tuple  # where its kernels are
+    regions: tuple  # (module, name of the marked region) of each kernel
     feature_map: str = "elu"
     normalize: bool = True
 
 
 STEPS = (
-    Step("two-passes", "state pass, output pass", output_pass.forward, (output_pass,),
-         feature_map="identity", normalize=False),
-    Step("normalized", "φ and the normalizer", normalized.forward, (normalized,)),
-    Step("mask-trap", "masked loads", mask_trap.forward, (mask_trap,)),
-    Step("masked", "φ masked too", masked.forward, (masked,)),
-    Step("strided", "strides, 64-bit offsets", strided.forward, (strided,)),
-    Step("split", "rows in parts", split.forward, (split,)),
-)  # fmt: skip
+    Step(
+        "two-passes",
+        "state pass, output pass",
+        output_pass.forward,
+        ((state_pass, "state-pass"), (output_pass, "output-pass")),
+        feature_map="identity",
+        normalize=False,
+    ),
+    Step(
+        "normalized",
+        "φ and the normalizer",
+        normalized.forward,
+        ((normalized, "phi"), (normalized, "state-pass"), (normalized, "output-pass")),
+    ),
+    Step(
+        "mask-trap",
+        "masked loads and stores",
+        mask_trap.forward,
+        ((normalized, "phi"), (mask_trap, "state-pass"), (masked, "output-pass")),
+    ),
+    Step(
+        "masked",
+        "φ masked as well",
+        masked.forward,
+        ((normalized, "phi"), (masked, "state-pass"), (masked, "output-pass")),
+    ),
+    Step(
+        "strided",
+        "strides, offsets in 64 bits",
+        strided.forward,
+        ((normalized, "phi"), (strided, "state-pass"), (strided, "output-pass")),
+    ),
+    Step(
+        "split",
+        "rows in parts",
+        split.forward,
+        (
+            (normalized, "phi"),
+            (split, "state-pass"),
+            (split, "combine"),
+            (strided, "output-pass"),
+        ),
+    ),
+)

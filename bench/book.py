@@ -1,0 +1,86 @@
+"""What a chapter opens: measurements made here where there is a GPU, recorded ones elsewhere."""
+
+import html
+from dataclasses import dataclass
+
+from . import hardware, results, style
+from .errors import BenchError
+from .results import Record
+from .runner import QUICK_LENGTHS, Plan, run
+from .timing import QUICK
+
+DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """The records a page shows. `main` is the one its text speaks of, and the first shown."""
+
+    main: Record
+    recorded: list[Record]
+    note: str
+
+    @property
+    def live(self) -> bool:
+        """Whether `main` was measured by this process."""
+        return self.main.live
+
+    @property
+    def records(self) -> list[Record]:
+        """`main` and then every other record of `results/`."""
+        return [self.main, *(r for r in self.recorded if r != self.main)]
+
+    def __repr__(self) -> str:
+        return self.note
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.note)}</p>"
+
+
+def session(directory=None, deadline_s: float = DEADLINE_S, plan: Plan | None = None) -> Session:
+    """Measure a reduced set where there is a GPU (about a minute); else take what is recorded.
+
+    `directory` holds the records (default: `results/`), `plan` replaces the reduced set, and no
+    shape is begun after `deadline_s` seconds.
+    Raises BenchError where there is neither a GPU that can be measured nor a record.
+    """
+    recorded = [results.load(slug, directory) for slug in results.available(directory)]
+    why = "There is no GPU here"
+    if hardware.has_gpu():
+        live, why = _measure(plan, deadline_s)
+        if live is not None:
+            return Session(live, recorded, f"Measured here: {live.line}.")
+    if not recorded:
+        raise BenchError(
+            f"{why}, and results/ holds no record: run `python -m bench run` on a GPU."
+        )
+    best = results.best_recorded(directory)
+    return Session(best, recorded, f"{why}, so what follows was {best.line}.")
+
+
+def _measure(plan: Plan | None, deadline_s: float) -> tuple[Record | None, str]:
+    """(what was measured, "") or (None, why nothing was)."""
+    dtype = str(hardware.default_dtype()).removeprefix("torch.")
+    plan = plan or Plan(lengths=QUICK_LENGTHS, dtype=dtype, sampling=QUICK)
+    try:
+        live = run(plan, command="bench.session()", deadline_s=deadline_s)
+    except BenchError as problem:
+        return None, f"The GPU here could not be measured ({problem})"
+    if any(m.ok for m in live.measurements):
+        return live, ""
+    return None, f"The GPU here could not be measured ({live.measurements[0].reason})"
+
+
+def glue(**values) -> None:
+    """Give measured values a name under which the text of the page shows them.
+
+    Numbers are written with three significant digits, None as a dash. Outside the built book,
+    where myst_nb need not be installed, this does nothing.
+    """
+    try:
+        from myst_nb import glue as paste
+    except ImportError:
+        return
+    for name, value in values.items():
+        text = value if isinstance(value, str) else style.number(value)
+        paste(name, text, display=False)

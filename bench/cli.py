@@ -1,0 +1,212 @@
+"""`python -m bench run | show | check | readme`. Results on stdout, progress on stderr.
+
+Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in one sentence.
+130: interrupted; what was measured is kept.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import contenders, hardware, results
+from .errors import BenchError
+from .roofline import WORKS
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message):
+        raise BenchError(f"{self.prog}: {message} (see {self.prog} --help).")
+
+
+def _integers(text: str) -> list[int]:
+    """Whole numbers above 0, one or several with commas between."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return values
+
+
+def _lengths(text: str) -> list[int]:
+    """Sequence lengths; below 16 there is too little to verify."""
+    values = _integers(text)
+    if min(values) < 16 or max(values) > 2**20:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 16 to {2**20}")
+    return values
+
+
+def _head_dim(text: str) -> int:
+    value = _integers(text)[0]
+    if value > 256 or "," in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number from 1 to 256")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = _Parser(prog="python -m bench", description="The instruments of the book.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="measure on this machine's GPU and write a record")
+    run.add_argument("--out", type=Path, help="results file (default: results/<gpu>.json)")
+    run.add_argument("--quick", action="store_true", help="fewer lengths and samples, about 1 min")
+    run.add_argument("--contenders", nargs="+", metavar="NAME", help=", ".join(contenders.names()))
+    run.add_argument("--batch", nargs="+", type=_integers, metavar="B", help="default: 8 1")
+    run.add_argument(
+        "--seqlens", nargs="+", type=_lengths, metavar="N", help="default: 512 … 65536"
+    )
+    run.add_argument("--heads", type=_integers, metavar="H", help="default: 8")
+    run.add_argument("--head-dim", type=_head_dim, metavar="D", help="default: 64")
+    run.add_argument("--dtype", choices=("bfloat16", "float16", "float32"))
+    run.add_argument("--work", choices=WORKS, help="default: both")
+    order = run.add_mutually_exclusive_group()
+    order.add_argument("--causal", action="store_true", help="causal only")
+    order.add_argument("--bidirectional", action="store_true", help="bidirectional only")
+    run.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
+    run.set_defaults(act=_run)
+
+    show = commands.add_parser("show", help="show a record as tables")
+    show.add_argument("record", nargs="?", help="a GPU's slug or a file (default: the best one)")
+    show.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    show.add_argument("--json", action="store_true", help="print the record as JSON")
+    show.set_defaults(act=_show)
+
+    check = commands.add_parser("check", help="check results files against the schema")
+    check.add_argument("file", nargs="+", type=Path)
+    check.set_defaults(act=_check)
+
+    readme = commands.add_parser("readme", help="redraw the README's figure and table")
+    readme.add_argument("--record", help="a GPU's slug or a file (default: the best one)")
+    readme.add_argument("--readme", type=Path, default=hardware.ROOT / "README.md")
+    readme.set_defaults(act=_readme)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    try:
+        options = parser().parse_args(arguments)
+        return options.act(options)
+    except BenchError as problem:
+        _say(str(problem))
+        return 2
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run(options) -> int:
+    from . import runner
+
+    plan = _plan(options)
+    if not hardware.has_gpu():
+        raise BenchError(runner.NO_GPU)
+    command = hardware.command_line()
+    out = options.out or results.DIRECTORY / f"{hardware.provenance().slug}.json"
+    if out.is_dir() or out.suffix != ".json":
+        raise BenchError(f"--out has to name a .json file, and {out} does not.")
+    partial = out.with_name(out.name.removesuffix(".json") + results.PARTIAL)
+
+    def keep(record):
+        results.write(record, out if record.complete else partial)
+
+    try:
+        record = runner.run(plan, command=command, say=_say, keep=keep)
+    except OSError as problem:
+        raise BenchError(f"The record cannot be written: {problem}.") from None
+    except KeyboardInterrupt:
+        kept = f"what was measured is in {partial}" if partial.exists() else "nothing was measured"
+        _say(f"Interrupted: {kept}.")
+        return 130
+    partial.unlink(missing_ok=True)
+    good = sum(m.ok for m in record.measurements)
+    _say(f"{out}: {good} of {len(record.measurements)} verified and timed.")
+    if options.json:
+        print(record.to_json(), end="")
+    return 0 if good else 1
+
+
+def _plan(options):
+    """The plan that the arguments ask for."""
+    from dataclasses import replace
+
+    from .runner import QUICK_LENGTHS, Plan
+    from .timing import QUICK
+
+    plan = Plan(dtype=options.dtype or str(hardware.default_dtype()).removeprefix("torch."))
+    if options.quick:
+        plan = replace(plan, lengths=QUICK_LENGTHS, sampling=QUICK)
+    changes = {}
+    if options.contenders:
+        wanted = [n for part in options.contenders for n in part.split(",")]
+        changes["contenders"] = tuple(contenders.get(name).name for name in dict.fromkeys(wanted))
+    if options.batch:
+        changes["batches"] = tuple(dict.fromkeys(b for part in options.batch for b in part))
+    if options.seqlens:
+        changes["lengths"] = tuple(sorted({n for part in options.seqlens for n in part}))
+    if options.heads:
+        changes["heads"] = options.heads[0]
+    if options.head_dim:
+        changes["head_dim"] = options.head_dim
+    if options.work:
+        changes["works"] = (options.work,)
+    if options.causal or options.bidirectional:
+        changes["orders"] = (options.causal,)
+    return replace(plan, **changes)
+
+
+def _record(name: str | None) -> results.Record:
+    """A record by slug or file name; without a name the best one."""
+    if name is None:
+        return results.best_recorded()
+    if name.endswith(".json") or "/" in name:
+        return results.read(name)
+    return results.load(name)
+
+
+def _show(options) -> int:
+    from . import style, tables
+
+    record = _record(options.record)
+    if options.json:
+        print(record.to_json(), end="")
+        return 0
+    for B in sorted(record.values("B"), reverse=True):
+        for causal in record.values("causal"):
+            for work in record.values("work"):
+                title = f"B = {B}, {style.order(causal)}, {style.work_name(work)}"
+                table = tables.times(record, B=B, causal=causal, work=work)
+                print(f"## {title}\n\n{table.markdown() if options.markdown else table}\n")
+    if any(not m.ok for m in record.measurements):
+        table = tables.problems(record)
+        print(f"## Not timed\n\n{table.markdown() if options.markdown else table}")
+    return 0
+
+
+def _check(options) -> int:
+    for file in options.file:
+        record = results.read(file)
+        good = sum(m.ok for m in record.measurements)
+        print(
+            f"{file}: schema {record.schema_version}, {record.provenance.gpu}, "
+            f"{len(record.measurements)} measurements, {good} verified and timed, "
+            f"{'complete' if record.complete else 'not complete'}."
+        )
+    return 0
+
+
+def _readme(options) -> int:
+    from . import readme
+
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise BenchError("The figure needs matplotlib: pip install matplotlib") from None
+    for path in readme.update(_record(options.record), options.readme):
+        _say(f"wrote {path}")
+    return 0

@@ -1,0 +1,214 @@
+"""Figures that explain: plain curves with one switch, and pictures of what a kernel does.
+
+They use the figures' format and look (`bench.figures`), so that a page draws both alike. Drawings
+take the text colour of the page, and so fit light and dark.
+"""
+
+import html
+from dataclasses import dataclass
+
+from . import style
+from .figures import TEMPLATE, Figure, Switch
+
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B38600", "#2A93D5", "#8C6BB1", "#7A7A00")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of `curves`: `look` is a name that `bench.style.look` knows, or any other."""
+
+    label: str
+    x: list
+    y: list
+    look: str
+    markers: bool = True
+
+
+def curves(
+    panels: dict[str, list[Curve]],
+    *,
+    x: str,
+    y: str,
+    alts: list[str],
+    switch: str = "Show",
+    log: bool = False,
+    source: str = "",
+    height: int = 380,
+) -> Figure:
+    """Curves over a common x; with several panels a switch chooses the one that is shown.
+
+    `panels` maps an option of the switch to its curves, `alts` has one text for each of them;
+    `x` and `y` are titles, and `log` makes both axes logarithmic, x in powers of two.
+    """
+    data = []
+    for i, drawn in enumerate(panels.values()):
+        for curve in drawn:
+            look = style.look(curve.look)
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if curve.markers else "lines",
+                    "name": curve.label,
+                    "x": list(curve.x),
+                    "y": list(curve.y),
+                    "hovertemplate": f"{curve.label}<br>%{{x}}: %{{y:.3g}}<extra></extra>",
+                    "line": {"color": look.color, "dash": look.dash, "width": 2},
+                    "marker": {"color": look.color, "symbol": look.symbol, "size": 7},
+                    "meta": [i],
+                    "visible": i == 0,
+                }
+            )
+    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
+    x_axis, y_axis = axis | {"title": {"text": x}}, axis | {"title": {"text": y}}
+    if log:
+        lengths = sorted({n for curve in data for n in curve["x"]})
+        decades = [10.0**e for e in range(-6, 7)]
+        x_axis |= {"type": "log", "tickvals": lengths, "ticktext": [*map(style.length, lengths)]}
+        y_axis |= {"type": "log", "tickvals": decades, "ticktext": [*map(style.number, decades)]}
+    else:
+        y_axis |= {"rangemode": "tozero"}
+    layout = {
+        "height": height,
+        "template": TEMPLATE,
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 96},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "xaxis": x_axis,
+        "yaxis": y_axis,
+    }
+    texts = {str(i): alt for i, alt in enumerate(alts)}
+    return Figure(data, layout, texts, [Switch(switch, list(panels))], {}, source)
+
+
+def programs(visits: dict[int, list], *, source: str = "") -> Figure:
+    """Which program loads which block of rows; a switch chooses the number of parts.
+
+    `visits` maps a number of parts to [parts][heads][blocks] of whether the program of that part
+    and head loaded that block. A block that nobody loads stays empty; one that several load is
+    marked with all of them.
+    """
+    data, alts, options = [], {}, []
+    for i, (parts, visited) in enumerate(visits.items()):
+        heads, blocks = len(visited[0]), len(visited[0][0])
+        owners = [
+            [[p * heads + h for p in range(parts) if visited[p][h][b]] for b in range(blocks)]
+            for h in range(heads)
+        ]
+        shade = [[who[0] % len(PALETTE) if who else None for who in row] for row in owners]
+        words = [[", ".join(map(str, who)) for who in row] for row in owners]
+        data.append(
+            {
+                "type": "heatmap",
+                "x": list(range(blocks)),
+                "y": [f"head {h}" for h in range(heads)],
+                "z": shade,
+                "text": words,
+                "texttemplate": "%{text}",
+                "textfont": {"color": "#ffffff"},
+                "hovertemplate": "%{y}, block %{x}: program %{text}<extra></extra>",
+                "colorscale": [[j / (len(PALETTE) - 1), c] for j, c in enumerate(PALETTE)],
+                "zmin": 0,
+                "zmax": len(PALETTE) - 1,
+                "showscale": False,
+                "xgap": 2,
+                "ygap": 6,
+                "meta": [i],
+                "visible": i == 0,
+            }
+        )
+        used = len({p for row in owners for who in row for p in who})
+        each = max(sum(bool(seen) for seen in row) for part in visited for row in part)
+        alts[str(i)] = (
+            f"{heads} heads of {blocks} blocks of rows, cut into {parts} parts: {used} programs, "
+            f"each of which loads at most {each} blocks one after the other."
+        )
+        options.append(f"{parts} ({used} programs, {each} blocks each)")
+    layout = {
+        "height": 280,
+        "template": TEMPLATE,
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 56},
+        "showlegend": False,
+        "xaxis": {"title": {"text": "block of rows"}, "dtick": 1, "showgrid": False},
+        "yaxis": {"autorange": "reversed", "showgrid": False},
+    }
+    return Figure(data, layout, alts, [Switch("Parts of a head", options)], {}, source)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG in the text of the page, with its alternative text."""
+
+    svg: str
+    alt: str
+
+    def _repr_html_(self) -> str:
+        return f'<div class="book-drawing">{self.svg}</div>'
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def two_passes(blocks: int = 4) -> Drawing:
+    """The two passes of bidirectional linear attention over `blocks` blocks of rows."""
+    alt = (
+        "State pass: one program a head loops over the blocks of k and v, and adds φ(k)ᵀ v to S "
+        "and the sum of φ(k) to z, both on the chip; then it stores them. Output pass: for each "
+        "block of q another program loads S and z and stores a block of o."
+    )
+    parts, size, left = [], 44, 70
+
+    def box(x, y, w, h, text, color="none"):
+        parts.append(
+            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
+            f'fill-opacity="0.25" stroke="currentColor"/>'
+            f'<text x="{x + w / 2}" y="{y + h / 2 + 6}" text-anchor="middle">{text}</text>'
+        )
+
+    def label(x, y, text, anchor="start"):
+        parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
+
+    def arrow(x0, y0, x1, y1):
+        parts.append(
+            f'<path d="M{x0} {y0} L{x1} {y1}" stroke="currentColor" fill="none" '
+            'marker-end="url(#tip)"/>'
+        )
+
+    right = left + blocks * size
+    chip = right + 80
+    label(0, 18, "State pass: one program a head visits all blocks")
+    for row, name in enumerate("kv"):
+        label(left - 14, 66 + row * 52, name, "end")
+        for b in range(blocks):
+            box(left + b * size, 38 + row * 52, size - 4, size, str(b), PALETTE[0])
+    arrow(right, 86, chip - 8, 86)
+    box(chip, 44, 90, 84, "S, z", PALETTE[2])
+    label(chip + 45, 150, "on the chip", "middle")
+    label(0, 208, "Output pass: one program a block")
+    for row, name in enumerate("qo"):
+        label(left - 14, 256 + row * 96, name, "end")
+        for b in range(blocks):
+            box(
+                left + b * size,
+                228 + row * 96,
+                size - 4,
+                size,
+                str(b),
+                PALETTE[(0, 1, 6, 4)[b % 4]],
+            )
+            if row:
+                middle = left + b * size + size / 2 - 2
+                arrow(middle, 274, middle, 318)
+    box(chip, 254, 90, 84, "S, z", PALETTE[2])
+    label(chip + 45, 358, "from memory", "middle")
+    arrow(chip - 2, 296, right + 8, 296)
+    arrow(chip + 45, 158, chip + 45, 248)
+    width = chip + 112
+    svg = (
+        f'<svg viewBox="0 0 {width} 380" role="img" aria-label="{html.escape(alt)}" '
+        f'style="width: 100%; max-width: {width}px; color: inherit" font-size="17" '
+        f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
+        'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
+        f"</marker></defs>{''.join(parts)}</svg>"
+    )
+    return Drawing(svg, alt)

@@ -1,0 +1,495 @@
+"""Figures in the house style: Plotly on pages, matplotlib for the README.
+
+A figure is plain data in Plotly's format, one `<div>` with JSON in it. The built page draws it by
+one shared script, so that it needs no network and no library is copied into each figure.
+
+Switches (GPU, batch, order, work) are ordinary `<select>` elements beside the figure. Each trace
+says in `meta` which choice it belongs to, and a change shows the traces that fit all of them.
+"""
+
+import html
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+
+from . import contenders, style, tables
+from .results import Record
+from .roofline import FORWARD, FORWARD_BACKWARD
+
+# Colours for where no page sets its own: a built page replaces this by its light or dark theme.
+_AXIS = {"gridcolor": style.GRID, "linecolor": style.GREY, "tickcolor": style.GREY}
+TEMPLATE = {
+    "layout": {
+        "font": {"family": style.FONT, "color": style.GREY, "size": 13},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
+CONFIG = {"responsive": True, "displayModeBar": False}
+# Colab shows each output in a frame of its own, without the book's scripts.
+COLAB_PLOTLY = "https://cdn.plot.ly/plotly-3.0.1.min.js"
+
+SWITCH_SCRIPT = """
+if (!window.bookSwitch) {
+  window.bookSwitch = true;
+  document.addEventListener("change", (event) => {
+    const figure = event.target.closest(".book-figure");
+    if (!figure || !event.target.matches(".book-switch select")) return;
+    const plot = figure.querySelector(".book-plotly");
+    const choice = [...figure.querySelectorAll(".book-switch select")].map((s) => s.value);
+    const fits = (t) => t.meta.every((m, i) => m === null || String(m) === choice[i]);
+    plot.setAttribute("aria-label", plot.layout.meta.alts[choice.join(",")] || "");
+    window.Plotly.restyle(plot, { visible: plot.data.map(fits) });
+    for (const numbers of figure.querySelectorAll("[data-choice]")) {
+      numbers.hidden = numbers.dataset.choice !== choice.join(",");
+    }
+  });
+}
+"""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One choice beside a figure: its name and the options, the first of which shows first."""
+
+    name: str
+    options: list[str]
+
+
+@dataclass
+class Figure:
+    """A Plotly figure, its switches, and for each choice its alternative text and its table."""
+
+    data: list[dict]
+    layout: dict
+    alts: dict[str, str]  # "0,1,0" (an option of each switch) → text
+    switches: list[Switch] = field(default_factory=list)
+    numbers: dict[str, tables.Table] = field(default_factory=dict)
+    provenance: str = ""
+
+    @property
+    def alt(self) -> str:
+        """The alternative text of what shows first."""
+        return next(iter(self.alts.values()))
+
+    def spec(self) -> dict:
+        """{"data", "layout", "config"} for `Plotly.newPlot`."""
+        layout = self.layout | {"meta": {"alts": self.alts}}
+        return {"data": self.data, "layout": layout, "config": CONFIG}
+
+    def plotly(self):
+        """The same as a `plotly.graph_objects.Figure`, to change or to save."""
+        import plotly.graph_objects as go
+
+        return go.Figure(data=self.data, layout=self.layout)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        bundle = {"text/html": self.html(), "text/plain": repr(self)}
+        if "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ:
+            # JupyterLab and VS Code draw this by themselves, without the book's scripts
+            bundle["application/vnd.plotly.v1+json"] = self.spec()
+        return bundle
+
+    def __repr__(self) -> str:
+        shown = next(iter(self.numbers.values()), "")
+        return f"{self.alt}\n{self.provenance}\n{shown}".rstrip()
+
+    def html(self) -> str:
+        """Switches, drawing, provenance and the numbers as tables."""
+        spec = json.dumps(self.spec(), allow_nan=False).replace("</", "<\\/")
+        numbers = "".join(
+            f'<div data-choice="{key}"{" hidden" if i else ""}>{table._repr_html_()}</div>'
+            for i, (key, table) in enumerate(self.numbers.items())
+        )
+        if numbers:
+            numbers = (
+                '<details class="book-numbers"><summary>The numbers of this figure</summary>'
+                f"{numbers}</details>"
+            )
+        return (
+            f'<div class="book-figure">{self._selects()}'
+            f'<div class="book-plotly" role="img" aria-label="{html.escape(self.alt)}" '
+            f'style="min-height: {self.layout["height"]}px">'
+            f'<script type="application/json">{spec}</script></div>'
+            f'<p class="book-provenance">{html.escape(self.provenance)}</p>{numbers}</div>'
+            f"{_colab_loader()}"
+        )
+
+    def _selects(self) -> str:
+        shown = ""
+        for s in self.switches:
+            # a switch of one option stays as a hidden value, so that positions still match
+            hidden = " hidden" if len(s.options) < 2 else ""
+            options = "".join(
+                f'<option value="{i}">{html.escape(o)}</option>' for i, o in enumerate(s.options)
+            )
+            shown += (
+                f'<label{hidden} style="margin-right: 1em">{html.escape(s.name)} '
+                f'<select autocomplete="off">{options}</select></label>'
+            )
+        if not shown:
+            return ""
+        return f'<div class="book-switch">{shown}</div><script>{SWITCH_SCRIPT}</script>'
+
+
+def _colab_loader() -> str:
+    if "google.colab" not in sys.modules:
+        return ""
+    return (
+        f'<script src="{COLAB_PLOTLY}"></script><script>'
+        'document.querySelectorAll(".book-plotly").forEach((div) => {'
+        'const spec = JSON.parse(div.querySelector("script").textContent);'
+        "Plotly.newPlot(div, spec.data, spec.layout, spec.config); });</script>"
+    )
+
+
+# ---------------------------------------------------------------- what all figures here share
+
+
+def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int = 420) -> dict:
+    """Axes over the sequence length, log-log unless said otherwise."""
+    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
+    decades = [10.0**e for e in range(-4, 6)]
+    y = {"title": {"text": y_title}, "rangemode": "tozero"}
+    if log_y:
+        y = {
+            "title": {"text": y_title},
+            "type": "log",
+            "tickvals": decades,
+            "ticktext": [style.number(d) for d in decades],
+        }
+    return {
+        "height": height,
+        "template": TEMPLATE,
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 96},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "xaxis": axis
+        | {
+            "title": {"text": "sequence length N"},
+            "type": "log",
+            "tickvals": lengths,
+            "ticktext": [style.length(n) for n in lengths],
+        },
+        "yaxis": axis | y,
+    }
+
+
+def _line(name: str, label: str, x, y, hover, meta, visible) -> dict:
+    look = style.look(name)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if name != "floor" else "lines",
+        "name": label,
+        "legendgroup": label,
+        "x": x,
+        "y": y,
+        "hovertext": hover,
+        "hoverinfo": "text",
+        "line": {"color": look.color, "dash": look.dash, "width": 2.5 if name == "book" else 2},
+        "marker": {"color": look.color, "symbol": look.symbol, "size": 8},
+        "meta": meta,
+        "visible": visible,
+    }
+
+
+@dataclass(frozen=True)
+class _State:
+    """One choice of all switches."""
+
+    key: tuple[int, ...]
+    record: Record
+    B: int
+    causal: bool
+    work: str
+
+    @property
+    def shape(self) -> dict:
+        return {"B": self.B, "causal": self.causal, "work": self.work}
+
+    @property
+    def words(self) -> str:
+        return f"B = {self.B}, {style.order(self.causal)}, {style.work_name(self.work)}"
+
+
+def _states(records: list[Record], work_switch: bool = True) -> tuple[list[Switch], list[_State]]:
+    """All choices of GPU, batch, order and work that any of the records has."""
+    batches = sorted({b for r in records for b in r.values("B")}, reverse=True)
+    orders = sorted({c for r in records for c in r.values("causal")})
+    works = sorted({w for r in records for w in r.values("work")}) if work_switch else [FORWARD]
+    names = [f"{r.provenance.gpu} ({'live' if r.live else 'recorded'})" for r in records]
+    switches = [
+        Switch("GPU", names),
+        Switch("Batch", [f"B = {b}" for b in batches]),
+        Switch("Order", [style.order(c) for c in orders]),
+    ]
+    if work_switch:
+        switches.append(Switch("Work", [style.work_name(w) for w in works]))
+    states = []
+    for g, record in enumerate(records):
+        for b, batch in enumerate(batches):
+            for c, causal in enumerate(orders):
+                for w, work in enumerate(works):
+                    key = (g, b, c, w) if work_switch else (g, b, c)
+                    states.append(_State(key, record, batch, causal, work))
+    return switches, states
+
+
+def _figure(records, draw, y_title, *, log_y=True, work_switch=True, table=tables.times) -> Figure:
+    """A figure of one state at a time; `draw(state)` gives lines and the alternative text.
+
+    A line is (look's name, label, [(N, value, hover text), …]).
+    """
+    records = records if isinstance(records, list) else [records]
+    switches, states = _states(records, work_switch)
+    lengths = sorted({n for r in records for n in r.values("N")})
+    data, alts, numbers = [], {}, {}
+    for state in states:
+        lines, alt = draw(state)
+        choice = ",".join(map(str, state.key))
+        alts[choice] = alt
+        for name, label, points in lines:
+            if points:
+                x, y, hover = (list(column) for column in zip(*points, strict=True))
+                first = state.key == states[0].key
+                data.append(_line(name, label, x, y, hover, list(state.key), first))
+        numbers[choice] = table(state.record, **state.shape)
+    provenance = "; ".join(r.line for r in records) + "."
+    layout = _layout(lengths, y_title, log_y=log_y)
+    return Figure(data, layout, alts, switches, numbers, provenance[0].upper() + provenance[1:])
+
+
+def _points(state: _State, name: str, value) -> list[tuple]:
+    """(N, value(measurement), hover) of the verified measurements of a contender."""
+    found = [m for m in state.record.select(contender=name, **state.shape) if m.ok]
+    return [
+        (
+            m.N,
+            value(m),
+            f"<b>{contenders.label(name)}</b>, N = {style.length(m.N)}<br>"
+            f"{style.number(m.median_ms)} ms, {style.number(m.share_of_floor, 2)} of copy speed<br>"
+            f"{html.escape(tables.note(m)).replace('; ', '<br>')}",
+        )
+        for m in sorted(found, key=lambda m: m.N)
+    ]
+
+
+# ------------------------------------------------------------------------------- the figures
+
+
+def time_by_length(records) -> Figure:
+    """Median time against sequence length, one line a contender, and the copy as the floor."""
+
+    def draw(state):
+        lines, ends = [], []
+        floor = {m.N: m.floor_ms for m in state.record.select(**state.shape) if m.ok}
+        for name in state.record.contenders():
+            points = _points(state, name, lambda m: m.median_ms)
+            lines.append((name, contenders.label(name), points))
+            if points:
+                n, ms, _ = points[-1]
+                ends.append(
+                    f"{contenders.label(name)} {style.number(ms)} ms at N = {style.length(n)}"
+                )
+        points = [
+            (n, ms, f"Copy of the same bytes, N = {style.length(n)}<br>{style.number(ms)} ms")
+            for n, ms in sorted(floor.items())
+        ]
+        lines.append(("floor", "Copy of the same bytes", points))
+        return lines, f"Time by sequence length, {state.words}: {'; '.join(ends)}."
+
+    return _figure(records, draw, "median time [ms]")
+
+
+def share_of_floor(records) -> Figure:
+    """Copy time over time: how near each contender is to the speed of memory."""
+
+    def draw(state):
+        lines, ends = [], []
+        for name in state.record.contenders():
+            points = _points(state, name, lambda m: m.share_of_floor)
+            lines.append((name, contenders.label(name), points))
+            if points:
+                n, share, _ = points[-1]
+                ends.append(
+                    f"{contenders.label(name)} {style.number(share, 2)} at N = {style.length(n)}"
+                )
+        return lines, f"Share of copy speed, {state.words}: {'; '.join(ends)}."
+
+    return _figure(records, draw, "copy time / time", table=shares)
+
+
+def speedup_by_length(records) -> Figure:
+    """How many times faster the book is than the fastest SDPA, forward and with backward."""
+
+    def draw(state):
+        lines, ends = [], []
+        looks = ((FORWARD, "book"), (FORWARD_BACKWARD, "sdpa-flash"))
+        for work, name in looks:
+            shape = state.shape | {"work": work}
+            points = []
+            for n in state.record.values("N"):
+                ratio = tables.speedup(state.record, N=n, **shape)
+                if ratio is not None:
+                    against = tables.fastest_softmax(state.record, N=n, **shape)
+                    text = (
+                        f"<b>{style.work_name(work)}</b>, N = {style.length(n)}<br>"
+                        f"{style.number(ratio)} times, against "
+                        f"{contenders.label(against.contender)}"
+                    )
+                    points.append((n, ratio, text))
+            lines.append((name, style.work_name(work), points))
+            if points:
+                n, ratio, _ = points[-1]
+                ends.append(
+                    f"{style.work_name(work)} {style.number(ratio)} times at {style.length(n)}"
+                )
+        words = f"B = {state.B}, {style.order(state.causal)}"
+        return lines, f"Speed-up against the fastest SDPA, {words}: {'; '.join(ends)}."
+
+    return _figure(records, draw, "SDPA time / book time", work_switch=False, table=ratios)
+
+
+def backward_cost(records) -> Figure:
+    """Forward + backward over forward; bytes alone would make it 11 / 4."""
+
+    def draw(state):
+        lines, ends = [], []
+        for name in state.record.contenders():
+            points = []
+            for n in state.record.values("N"):
+                pair = _pair(state.record, name, n, state.B, state.causal)
+                if pair is not None:
+                    ratio = pair[1].median_ms / pair[0].median_ms
+                    text = (
+                        f"<b>{contenders.label(name)}</b>, N = {style.length(n)}<br>"
+                        f"forward {style.number(pair[0].median_ms)} ms, "
+                        f"with backward {style.number(pair[1].median_ms)} ms"
+                    )
+                    points.append((n, ratio, text))
+            lines.append((name, contenders.label(name), points))
+            if points:
+                ends.append(f"{contenders.label(name)} {style.number(points[-1][1])}")
+        lengths = state.record.values("N")
+        text = "Bytes: 11 tensors where the forward moves 4"
+        lines.append(("floor", "Bytes alone: 11 / 4", [(n, 11 / 4, text) for n in lengths]))
+        words = f"B = {state.B}, {style.order(state.causal)}, at the largest N"
+        return lines, f"Forward + backward over forward, {words}: {'; '.join(ends)}."
+
+    title = "forward + backward / forward"
+    return _figure(records, draw, title, log_y=False, work_switch=False, table=costs)
+
+
+def _pair(record: Record, name: str, n: int, B: int, causal: bool):
+    pair = [
+        record.one(contender=name, N=n, B=B, causal=causal, work=work)
+        for work in (FORWARD, FORWARD_BACKWARD)
+    ]
+    return pair if all(m is not None and m.ok for m in pair) else None
+
+
+def shares(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:
+    """The table under `share_of_floor`."""
+    names = record.contenders()
+    rows = []
+    for n in record.values("N"):
+        found = [record.one(contender=c, N=n, B=B, causal=causal, work=work) for c in names]
+        cells = [style.number(m.share_of_floor, 2) if m and m.ok else tables.cell(m) for m in found]
+        rows.append([style.length(n), *cells])
+    what = f"B = {B}, {style.order(causal)}, {style.work_name(work)}"
+    caption = f"Time of the copy over time, {what}; {record.line}."
+    return tables.Table(["N", *map(contenders.label, names)], rows, caption)
+
+
+def ratios(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:
+    """The table under `speedup_by_length`."""
+    rows = []
+    for n in record.values("N"):
+        row = [style.length(n)]
+        for kind in (FORWARD, FORWARD_BACKWARD):
+            ratio = tables.speedup(record, N=n, B=B, causal=causal, work=kind)
+            row.append(style.number(ratio))
+        rows.append(row)
+    what = "Time of the fastest SDPA over time of the book"
+    caption = f"{what}, B = {B}, {style.order(causal)}; {record.line}."
+    return tables.Table(["N", "forward", "forward + backward"], rows, caption)
+
+
+def costs(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:
+    """The table under `backward_cost`."""
+    names = record.contenders()
+    rows = []
+    for n in record.values("N"):
+        pairs = [_pair(record, name, n, B, causal) for name in names]
+        cells = ["–" if p is None else style.number(p[1].median_ms / p[0].median_ms) for p in pairs]
+        rows.append([style.length(n), *cells])
+    caption = f"Forward + backward over forward, B = {B}, {style.order(causal)}; {record.line}."
+    return tables.Table(["N", *map(contenders.label, names)], rows, caption)
+
+
+# ---------------------------------------------------------------------------- for the README
+
+
+def headline_image(record: Record, path, *, B: int, work: str = FORWARD) -> str:
+    """Draw time by length, bidirectional and causal side by side, to a PNG; returns its alt text.
+
+    Needs matplotlib.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rc = {
+        "text.color": style.GREY,
+        "axes.labelcolor": style.GREY,
+        "axes.edgecolor": style.GREY,
+        "xtick.color": style.GREY,
+        "ytick.color": style.GREY,
+        "grid.color": style.GREY,
+        "grid.alpha": 0.25,
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with plt.rc_context(rc):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+        for axis, causal in zip(axes, (False, True), strict=True):
+            shape = {"B": B, "causal": causal, "work": work}
+            found = [m for m in record.select(**shape) if m.ok]
+            for name in record.contenders():
+                points = sorted((m.N, m.median_ms) for m in found if m.contender == name)
+                if points:
+                    look = style.look(name)
+                    axis.plot(
+                        *zip(*points, strict=True),
+                        label=contenders.label(name),
+                        color=look.color,
+                        marker=look.mark,
+                        linestyle=look.line,
+                        markersize=5,
+                    )
+            floor = sorted({m.N: m.floor_ms for m in found}.items())
+            if floor:
+                look = style.look("floor")
+                label = "Copy of the same bytes"
+                x, y = zip(*floor, strict=True)
+                axis.plot(x, y, label=label, color=look.color, linestyle=look.line)
+            axis.set(xscale="log", yscale="log", title=style.order(causal))
+            axis.set_xlabel("sequence length N")
+            lengths = record.values("N")
+            axis.set_xticks(lengths, [style.length(n) for n in lengths])
+            axis.minorticks_off()
+            axis.yaxis.set_major_formatter(lambda value, _: style.number(value))
+            axis.grid(True)
+        axes[0].set_ylabel(f"{style.work_name(work)}, median [ms]")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+        figure.savefig(path, dpi=110, transparent=True, metadata={"Software": None})
+        plt.close(figure)
+    shown = time_by_length(record)
+    wanted = [a for a in shown.alts.values() if f"B = {B}," in a and a.split(":")[0].endswith(work)]
+    return " ".join(wanted)

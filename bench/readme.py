@@ -1,0 +1,73 @@
+"""The README's figure and table, drawn from a record between two markers."""
+
+from pathlib import Path
+
+from . import contenders, figures, style, tables
+from .errors import BenchError
+from .results import Record
+from .roofline import FORWARD
+
+BEGIN = "<!-- results:begin -->"
+END = "<!-- results:end -->"
+IMAGE = "results/figures/headline.png"
+
+
+def block(record: Record, alt: str) -> str:
+    """The Markdown between the markers: figure, table, provenance."""
+    B = headline_batch(record)
+    table = headline_table(record, B)
+    return f"![{alt}]({IMAGE})\n\n{table.markdown()}"
+
+
+def headline_batch(record: Record) -> int:
+    """The largest batch: the one that fills the GPU at every length."""
+    batches = record.values("B")
+    if not batches:
+        raise BenchError(f"The record of {record.provenance.gpu} holds no measurement.")
+    return batches[-1]
+
+
+def headline_table(record: Record, B: int) -> tables.Table:
+    """Forward times by length, both orders: the book, the fastest SDPA, the ratio, the floor."""
+    columns = ["N"]
+    for causal in (False, True):
+        order = style.order(causal)
+        columns += [f"{order} [ms]", "fastest SDPA [ms]", "SDPA / book", "share of copy speed"]
+    rows = []
+    for n in record.values("N"):
+        row = [style.length(n)]
+        for causal in (False, True):
+            shape = {"B": B, "causal": causal, "work": FORWARD, "N": n}
+            ours = record.one(contender="book", **shape)
+            softmax = tables.fastest_softmax(record, **shape)
+            good = ours is not None and ours.ok
+            row += [
+                tables.cell(ours),
+                style.number(softmax.median_ms) if softmax else "–",
+                style.number(tables.speedup(record, **shape)),
+                style.number(ours.share_of_floor, 2) if good else "–",
+            ]
+        rows.append(row)
+    first = record.one(B=B)
+    caption = (
+        f"{contenders.label('book')}, forward, ({B}, {first.H}, N, {first.D}), {first.dtype}, "
+        f"median; {record.line}."
+    )
+    return tables.Table(columns, rows, caption)
+
+
+def update(record: Record, readme: Path) -> list[Path]:
+    """Rewrite the README between its markers and draw the image beside it; returns the files."""
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise BenchError(f"{readme} cannot be read: {problem}.") from None
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise BenchError(f"{readme} has to hold {BEGIN} and, after it, {END}, each once.")
+    image = readme.parent / IMAGE
+    image.parent.mkdir(parents=True, exist_ok=True)
+    alt = figures.headline_image(record, image, B=headline_batch(record))
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    readme.write_text(f"{head}{BEGIN}\n{block(record, alt)}\n{END}{tail}", encoding="utf-8")
+    return [readme, image]

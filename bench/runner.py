@@ -1,0 +1,299 @@
+"""The run: for every shape and every contender the gate first, then the race, then the record."""
+
+import contextlib
+import gc
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from . import contenders, floor, gate, hardware, truth
+from .errors import BenchError
+from .results import Measurement, Record
+from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
+from .timing import FULL, DeviceClock, Lane, Sampling, race
+
+LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
+QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
+EXPERIMENT = "comparison"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: the product of these, short sequences first."""
+
+    contenders: tuple[str, ...] = ("book", "eager", "sdpa-flash", "sdpa-cudnn")
+    batches: tuple[int, ...] = (8, 1)
+    lengths: tuple[int, ...] = LENGTHS
+    heads: int = 8
+    head_dim: int = 64
+    orders: tuple[bool, ...] = (False, True)  # causal?
+    works: tuple[str, ...] = WORKS
+    dtype: str = "bfloat16"
+    sampling: Sampling = FULL
+
+    def shapes(self) -> list[Shape]:
+        """All shapes, the cheap ones first, so that an interrupted run has whole rows."""
+        return [
+            Shape(B, self.heads, N, self.head_dim, self.head_dim, self.dtype, causal)
+            for N in self.lengths
+            for B in self.batches
+            for causal in self.orders
+        ]
+
+
+@dataclass
+class Inputs:
+    """q, k, v and the gradient of the output, and the truth for what is asked, computed once."""
+
+    shape: Shape
+    gradients: bool
+    device: str = "cuda"
+    truths: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        s = self.shape
+        generator = torch.Generator(device=self.device).manual_seed(s.N + s.B)
+
+        def normal(width):
+            # in the dtype itself: a float32 copy of the largest input would take gigabytes
+            x = torch.empty(s.B, s.H, s.N, width, device=self.device, dtype=getattr(torch, s.dtype))
+            return x.normal_(generator=generator)
+
+        self.q, self.k, self.v, self.do = normal(s.D), normal(s.D), normal(s.Dv), normal(s.Dv)
+
+    def truth(self, function):
+        """Float64 results of a function on these inputs."""
+        if function not in self.truths:
+            do = self.do if self.gradients else None
+            self.truths[function] = truth.compute(function, self.shape, self.q, self.k, self.v, do)
+        return self.truths[function]
+
+
+def run(
+    plan: Plan,
+    *,
+    clock=None,
+    device: str = "cuda",
+    command: str = "",
+    say: Callable[[str], None] = lambda text: None,
+    keep: Callable[[Record], None] = lambda record: None,
+    deadline_s: float | None = None,
+) -> Record:
+    """Measure a plan and return the record.
+
+    `say` is told of the progress, `keep` is given the record after each shape. After `deadline_s`
+    seconds no further shape is begun; the record is then not complete.
+    Raises BenchError when a contender is unknown, there is no GPU, or the GPU no longer answers.
+    """
+    entrants = [contenders.get(name) for name in plan.contenders]
+    if device == "cuda" and not hardware.has_gpu():
+        raise BenchError(NO_GPU)
+    record = Record(hardware.provenance(command), live=True)
+    clock = clock or DeviceClock()
+    shapes = plan.shapes()
+    begin = time.monotonic()
+    for i, shape in enumerate(shapes):
+        elapsed = time.monotonic() - begin
+        if deadline_s is not None and elapsed > deadline_s:
+            say(f"stopped after {elapsed:.0f} s, before {shape}")
+            return record
+        say(f"[{i + 1}/{len(shapes)}] {shape} ({elapsed:.0f} s)")
+        record.measurements.extend(_measure_shape(entrants, shape, plan, device, clock, say))
+        keep(record)
+        _check_device(device)
+    done = replace(record, complete=True)
+    say(f"{len(done.measurements)} measurements in {time.monotonic() - begin:.0f} s")
+    keep(done)
+    return done
+
+
+NO_GPU = (
+    "Measuring needs an NVIDIA GPU, and PyTorch sees none here: run this command on a machine with "
+    "one (a Colab GPU will do), or show what is recorded with `python -m bench show`."
+)
+
+
+def _measure_shape(entrants, shape: Shape, plan: Plan, device, clock, say) -> list[Measurement]:
+    """All contenders and kinds of work on one shape."""
+    try:
+        inputs = Inputs(shape, FORWARD_BACKWARD in plan.works, device)
+    except torch.OutOfMemoryError as problem:
+        say(f"    the inputs do not fit: {one_line(problem)}")
+        fact = {"status": "failed", "reason": f"the inputs do not fit: {one_line(problem)}"}
+        return [_measurement(c, shape, work, fact) for work in plan.works for c in entrants]
+    done = []
+    for work in plan.works:
+        facts = measure(entrants, inputs, work, clock, plan.sampling)
+        for contender, fact in zip(entrants, facts, strict=True):
+            done.append(_measurement(contender, shape, work, fact))
+            if fact["status"] != "ok":
+                say(f"    {contender.name}, {work}: {fact['status']}: {fact['reason']}")
+    return done
+
+
+def measure(entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling) -> list[dict]:
+    """Gate, then race: for each contender the fields of its measurement that were found out."""
+    facts: list[dict] = []
+    lanes: list[Lane | None] = []
+    for contender in entrants:
+        fact, call = _admit(contender, inputs, work)
+        facts.append(fact)
+        lanes.append(None if call is None else Lane(call, contender.context))
+        del call  # a failed one may hold memory
+
+    racing = [lane for lane in lanes if lane is not None]
+    if not racing:
+        return facts
+    copy = Lane(lambda: None)
+    try:
+        copy.call = floor.copy_call(ideal_bytes(inputs.shape, work), inputs.device)
+        race([*racing, copy], clock, sampling)
+    except torch.OutOfMemoryError as problem:
+        copy.failure = problem
+    for fact, lane in zip(facts, lanes, strict=True):
+        if lane is None:
+            continue
+        if copy.failure is not None:
+            fact |= {"status": "failed", "reason": f"its floor: {one_line(copy.failure)}"}
+        elif lane.failure is not None:
+            fact |= {"status": "failed", "reason": one_line(lane.failure)}
+        else:
+            fact |= {
+                "median_ms": lane.percentile(50),
+                "p20_ms": lane.percentile(20),
+                "p80_ms": lane.percentile(80),
+                "samples": len(lane.device_ms),
+                "host_ms": lane.host_median_ms,
+                "floor_ms": copy.percentile(50),
+            }
+    return facts
+
+
+def _measurement(contender, shape: Shape, work: str, fact: dict) -> Measurement:
+    return Measurement(
+        experiment=EXPERIMENT,
+        contender=contender.name,
+        causal=shape.causal,
+        work=work,
+        B=shape.B,
+        H=shape.H,
+        N=shape.N,
+        D=shape.D,
+        Dv=shape.Dv,
+        dtype=shape.dtype,
+        bytes=ideal_bytes(shape, work),
+        flops=ideal_flops(shape, work, contender.function.family),
+        **fact,
+    )
+
+
+def _admit(contender, inputs: Inputs, work: str) -> tuple[dict, Callable | None]:
+    """Let a contender through the gate: (what is known of it, the call to time or None)."""
+    shape = inputs.shape
+    missing = contender.available()
+    if missing is not None:
+        return {
+            "status": "not_installed",
+            "reason": f"{missing}; to install: {contender.install}",
+        }, None
+    if shape.causal not in contender.causal:
+        order = "causal" if shape.causal else "bidirectional"
+        return {"status": "failed", "reason": f"it has no {order} form"}, None
+    if shape.dtype not in contender.dtypes:
+        return {"status": "failed", "reason": f"it does not take {shape.dtype}"}, None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            call, outputs = prepare(contender, inputs, work)
+            gate.poison(list(_expected(inputs, work)))
+            _synchronize(inputs.device)
+            begin = time.perf_counter()
+            with contender.context():
+                result = call()
+                _synchronize(inputs.device)
+            first_call_ms = (time.perf_counter() - begin) * 1e3
+            verdict = gate.judge(outputs(result), inputs.truth(contender.function), shape.dtype)
+        except Exception as problem:
+            fact = {"status": "failed", "reason": one_line(problem, said)}
+            del problem
+            _free(inputs.device)
+            return fact, None
+    fact = {
+        "status": "ok" if verdict.ok else "wrong",
+        "reason": verdict.reason,
+        "error": verdict.error,
+        "verified": verdict.verified,
+        "first_call_ms": first_call_ms,
+    }
+    return fact, call if verdict.ok else None
+
+
+def prepare(contender, inputs: Inputs, work: str) -> tuple[Callable, Callable]:
+    """(the call to time, a function that names its results for the gate).
+
+    Forward runs without autograd. Forward + backward asks for the gradients of q, k and v and
+    accumulates them nowhere.
+    """
+    causal = inputs.shape.causal
+    q, k, v = inputs.q, inputs.k, inputs.v
+    if work == FORWARD:
+
+        def call():
+            with torch.no_grad():
+                return contender.forward(q, k, v, causal=causal)
+
+        return call, lambda o: {"o": o}
+
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+
+    def call():
+        o = contender.forward(q, k, v, causal=causal)
+        return o.detach(), *torch.autograd.grad(o, (q, k, v), inputs.do)
+
+    return call, lambda result: dict(zip(("o", "dq", "dk", "dv"), result, strict=True))
+
+
+def _expected(inputs: Inputs, work: str):
+    """Tensors of the sizes which a call will ask for."""
+    yield inputs.v
+    if work == FORWARD_BACKWARD:
+        yield from (inputs.q, inputs.k, inputs.v)
+
+
+def one_line(problem: BaseException, said=()) -> str:
+    """An exception in one line of at most 240 characters, with the last warning before it."""
+    text = " ".join(str(problem).split()) or "no message"
+    if "out of memory" in text:
+        text = text.split(". Of the allocated memory")[0].split(" If reserved")[0]
+    text = f"{type(problem).__name__}: {text}"
+    hints = [" ".join(str(w.message).split()) for w in said]
+    if hints and "No available kernel" in text:
+        text += f" ({hints[-1]})"
+    return text if len(text) <= 240 else text[:239] + "…"
+
+
+def _synchronize(device: str):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _free(device: str):
+    """Give back what a failed contender held."""
+    gc.collect()
+    if device == "cuda":
+        with contextlib.suppress(RuntimeError):  # if it no longer answers, `_check_device` says so
+            torch.cuda.empty_cache()
+
+
+def _check_device(device: str):
+    """An illegal memory access ends every later call of the process too: stop and say so."""
+    try:
+        _synchronize(device)
+    except RuntimeError as problem:
+        raise BenchError(
+            f"The GPU no longer answers after the last contender ({one_line(problem)}); "
+            "what was measured before is kept. Leave that contender out with --contenders."
+        ) from None

@@ -1,0 +1,191 @@
+"""Tables of measurements: HTML for a page, Markdown for the README, text for a terminal."""
+
+import html
+from dataclasses import dataclass, field
+
+from . import contenders, style
+from .results import Measurement, Record
+from .roofline import FORWARD
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column names; `notes` maps (row, column) to what a hover says.
+
+    `words` says that the cells are words, not numbers: set to the left, and broken into lines.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+    notes: dict[tuple[int, int], str] = field(default_factory=dict)
+    words: bool = False
+
+    def _repr_html_(self) -> str:
+        wrap = f' style="white-space: normal{"; text-align: left" if self.words else ""}"'
+        head = "".join(f'<th scope="col"{wrap}>{html.escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            f"<tr>{''.join(self._cell(i, j, text) for j, text in enumerate(row))}</tr>"
+            for i, row in enumerate(self.rows)
+        )
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return (
+            '<div class="book-table-wrap" tabindex="0" style="overflow-x: auto">'
+            f'<table class="book-table">{caption}<thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
+
+    def _cell(self, i: int, j: int, text: str) -> str:
+        note = self.notes.get((i, j))
+        title = f' title="{html.escape(note)}"' if note else ""
+        if j == 0:
+            return f'<th scope="row"{title}>{html.escape(text)}</th>'
+        style = ' style="white-space: normal; text-align: left"' if self.words else ""
+        return f"<td{title}{style}>{html.escape(text)}</td>"
+
+    def markdown(self) -> str:
+        """A pipe table, the caption as a line below it."""
+        lines = [
+            "| " + " | ".join(self.columns) + " |",
+            "|---" + "|--:" * (len(self.columns) - 1) + "|",
+            *("| " + " | ".join(row) + " |" for row in self.rows),
+        ]
+        return "\n".join(lines + (["", f"{self.caption}"] if self.caption else []))
+
+    def __str__(self) -> str:
+        grid = [self.columns, *self.rows]
+        widths = [max(len(row[j]) for row in grid) for j in range(len(self.columns))]
+        lines = [
+            row[0].ljust(widths[0])
+            + "".join("  " + c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+            for row in grid
+        ]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        return "\n".join([*lines, *([self.caption] if self.caption else [])])
+
+    __repr__ = __str__
+
+
+def fastest_softmax(record: Record, **shape) -> Measurement | None:
+    """The fastest verified softmax attention on a shape, whichever backend that is."""
+    found = [m for m in record.select(**shape) if m.ok and m.contender.startswith("sdpa")]
+    return min(found, key=lambda m: m.median_ms, default=None)
+
+
+def speedup(record: Record, **shape) -> float | None:
+    """How many times faster this book's kernel is than the fastest softmax attention."""
+    ours = record.one(contender="book", **shape)
+    softmax = fastest_softmax(record, **shape)
+    if ours is None or not ours.ok or softmax is None:
+        return None
+    return softmax.median_ms / ours.median_ms
+
+
+def times(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
+    """Median times by sequence length, a column for each contender, then floor and ratios."""
+    shape = {"B": B, "causal": causal, "work": work}
+    names = record.contenders()
+    columns = ["N", *map(contenders.label, names)]
+    columns += ["copy of the same bytes", "book: share of copy speed", "fastest SDPA / book"]
+    rows, notes = [], {}
+    for i, n in enumerate(sorted({m.N for m in record.select(**shape)})):
+        cells = [style.length(n)]
+        floor = None
+        for name in names:
+            m = record.one(contender=name, N=n, **shape)
+            cells.append(cell(m))
+            if m is not None:
+                notes[i, len(cells) - 1] = note(m)
+                floor = floor or m.floor_ms
+        ours = record.one(contender="book", N=n, **shape)
+        share = style.number(ours.share_of_floor, 2) if ours is not None and ours.ok else "–"
+        ratio = speedup(record, N=n, **shape)
+        rows.append([*cells, style.number(floor), share, style.number(ratio)])
+    first = record.one(**shape)
+    size = f"({B}, {first.H}, N, {first.D}), {first.dtype}, " if first else f"B = {B}, "
+    caption = (
+        f"Median time [ms], {size}{style.order(causal)}, {style.work_name(work)}; {record.line}."
+    )
+    return Table(columns, rows, caption, notes)
+
+
+def longest(record: Record, **shape) -> int:
+    """The largest N at which the book and a softmax attention were both verified.
+
+    Where there is none, as on a GPU that has no SDPA backend here, the largest N of all.
+    """
+    lengths = record.values("N")
+    return max((n for n in lengths if speedup(record, N=n, **shape)), default=lengths[-1])
+
+
+def host(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
+    """Device time and host time by length; a star where the host needs longer than the device."""
+    names = record.contenders()
+    rows = []
+    for n in record.values("N"):
+        cells = []
+        for name in names:
+            m = record.one(contender=name, N=n, B=B, causal=causal, work=work)
+            if m is None or not m.ok or m.host_ms is None:
+                cells.append(cell(m) if m is None or not m.ok else style.number(m.median_ms))
+                continue
+            star = " *" if m.host_bound else ""
+            cells.append(f"{style.number(m.median_ms)} / {style.number(m.host_ms)}{star}")
+        rows.append([style.length(n), *cells])
+    caption = (
+        "Device / host time [ms], * where a program that waits for nothing else waits for the "
+        f"host, B = {B}, {style.order(causal)}, {style.work_name(work)}; {record.line}."
+    )
+    return Table(["N", *map(contenders.label, names)], rows, caption)
+
+
+def label(m: Measurement | None) -> str:
+    """The contender of a measurement as figures call it."""
+    return "–" if m is None else contenders.label(m.contender)
+
+
+def cell(m: Measurement | None) -> str:
+    """What stands in a table for a measurement: its time, or why there is none."""
+    if m is None:
+        return "–"
+    return style.number(m.median_ms) if m.ok else m.status.replace("_", " ")
+
+
+def note(m: Measurement) -> str:
+    """What a hover says of a measurement."""
+    if not m.ok:
+        return m.reason
+    text = (
+        f"20th to 80th percentile {style.number(m.p20_ms)} to {style.number(m.p80_ms)} ms, "
+        f"{m.samples} samples, relative error {m.error:.1g}"
+    )
+    if m.host_ms is not None:
+        text += f"; the host needs {style.number(m.host_ms)} ms to issue it"
+    return text
+
+
+def problems(record: Record) -> Table:
+    """What was not timed and why, one row for each contender and reason."""
+    rows: dict[tuple, list[str]] = {}
+    for m in record.measurements:
+        if not m.ok:
+            where = f"({m.B}, {m.H}, {style.length(m.N)}, {m.D}) {style.order(m.causal)}"
+            key = (contenders.label(m.contender), m.status.replace("_", " "), m.reason)
+            rows.setdefault(key, []).append(f"{where} {style.work_name(m.work)}")
+    lines = [
+        [who, status, places[0] + (f" and {len(places) - 1} more" if places[1:] else ""), why]
+        for (who, status, why), places in rows.items()
+    ]
+    columns = ["contender", "status", "where", "reason"]
+    return Table(columns, lines, f"Not timed; {record.line}.", words=True)
+
+
+def entrants(names: list[str] | None = None) -> Table:
+    """Who takes part: what each computes, what is timed, and how to install it."""
+    rows = []
+    for name in names or contenders.names():
+        c = contenders.get(name)
+        missing = c.available()
+        there = "yes" if missing is None else "not installed"
+        rows.append([c.label, name, c.note, there])
+    return Table(["contender", "name", "what is timed", "installed here"], rows, words=True)

@@ -1,0 +1,151 @@
+"""Timing on the device: events, a flushed L2, contenders interleaved, the median of many samples.
+
+A sample of one contender is
+
+    flush L2 | hold the stream | start event | the call | end event | wait
+
+- The flush writes a buffer of several times the L2, outside the timed region, so that no contender
+  finds its inputs in the cache because another one left them there.
+- The hold keeps the stream busy for about as long as the host needs to issue the call. Without it
+  the events of a 10 µs kernel behind 50 µs of Python measure Python. With it `device_ms` is what
+  the GPU needs, and `host_ms`, the time the host needed to issue the call, stands beside it:
+  where `host_ms` is the larger one, a program that makes one call after another waits for the host.
+- Contenders take turns (A B C A B C), so that a drift of clocks or temperature meets all of them.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many samples: as many as fit into `budget_s` seconds of a lane, within the two limits."""
+
+    least: int = 9
+    most: int = 100
+    budget_s: float = 0.5
+    warm_up: int = 2
+
+    def count(self, estimate_ms: float) -> int:
+        """Samples of a call that takes `estimate_ms` milliseconds."""
+        fits = int(self.budget_s * 1e3 / max(estimate_ms, 1e-3))
+        return min(self.most, max(self.least, fits))
+
+
+FULL = Sampling()
+QUICK = Sampling(least=3, most=30, budget_s=0.1, warm_up=1)
+
+
+@dataclass
+class Lane:
+    """One contender in the interleaved race and what was measured of it, in milliseconds."""
+
+    call: Call
+    context: Callable = nullcontext  # entered around each call, outside the timed region
+    device_ms: list[float] = field(default_factory=list)
+    host_ms: list[float] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def percentile(self, percent: float) -> float:
+        """A percentile of the device times, in ms."""
+        return float(np.percentile(self.device_ms, percent))
+
+    @property
+    def host_median_ms(self) -> float:
+        """Median time in which the host issued the call, in ms."""
+        return float(np.median(self.host_ms))
+
+
+class DeviceClock:
+    """Takes one sample of a call on the current CUDA device.
+
+    `sample(call, host_ms)` returns (device ms, host ms). `host_ms` is how long the host is expected
+    to need to issue the call.
+    """
+
+    FLUSH_FACTOR = 4  # the buffer is this many times the L2
+    HOLD_LIMIT_MS = 5.0
+
+    def __init__(self):
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        l2_bytes = getattr(properties, "L2_cache_size", 0) or 64 * 2**20
+        self.buffer = torch.empty(self.FLUSH_FACTOR * l2_bytes, dtype=torch.uint8, device="cuda")
+        self.start = torch.cuda.Event(enable_timing=True)
+        self.end = torch.cuda.Event(enable_timing=True)
+        self.cycles_per_ms = self._calibrate()
+
+    def _calibrate(self) -> float:
+        """Cycles of the holding kernel per millisecond, once the GPU has left its idle clock."""
+        cycles = 2_000_000  # about 1 ms
+        for _ in range(100):
+            self.start.record()
+            torch.cuda._sleep(cycles)
+            self.end.record()
+            self.end.synchronize()
+        return cycles / self.start.elapsed_time(self.end)
+
+    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+        self.buffer.zero_()
+        hold_ms = min(self.HOLD_LIMIT_MS, 0.1 + 1.5 * host_ms)
+        torch.cuda._sleep(int(hold_ms * self.cycles_per_ms))
+        self.start.record()
+        begin = time.perf_counter()
+        call()
+        issued = time.perf_counter()
+        self.end.record()
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end), (issued - begin) * 1e3
+
+
+class HostClock:
+    """The same for calls that run on the CPU: both times are the host's. For tests and toys."""
+
+    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+        begin = time.perf_counter()
+        call()
+        elapsed = (time.perf_counter() - begin) * 1e3
+        return elapsed, elapsed
+
+
+def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
+    """Warm up every lane, then sample them in turns; the lanes hold the result.
+
+    A lane whose call raises keeps the exception in `failure` and leaves; the others go on.
+    """
+
+    def attempt(lane, host_ms):
+        try:
+            with lane.context():
+                return clock.sample(lane.call, host_ms)
+        except Exception as problem:
+            lane.failure = problem
+            return None
+
+    counts = []
+    expected_host_ms = []
+    for lane in lanes:
+        device_ms, host_ms = float("inf"), 0.0
+        for _ in range(sampling.warm_up):
+            taken = attempt(lane, host_ms)
+            if taken is None:
+                break
+            device_ms, host_ms = min(device_ms, taken[0]), taken[1]
+        # a sample costs the flush, the hold and the waiting besides the call: about 0.3 ms
+        counts.append(sampling.count(device_ms + 0.3))
+        expected_host_ms.append(host_ms)
+
+    for turn in range(max(counts, default=0)):
+        for lane, count, host_ms in zip(lanes, counts, expected_host_ms, strict=True):
+            if turn >= count or lane.failure is not None:
+                continue
+            taken = attempt(lane, host_ms)
+            if taken is not None:
+                lane.device_ms.append(taken[0])
+                lane.host_ms.append(taken[1])

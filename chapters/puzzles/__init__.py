@@ -1,0 +1,167 @@
+"""Puzzles of the chapters, and a checker that answers at once, with or without a GPU.
+
+    check("normalizer")             # the file normalizer.py, as it stands now
+    check("normalizer", kernel)     # a kernel that was written in a cell of the notebook
+
+Each puzzle is two files: a stub, and its solution, which only adds lines to it.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+
+from kernels.feature_maps import FEATURE_MAPS
+from kernels.steps.fences import fence, fenced
+
+HERE = Path(__file__).parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+BLOCK_N = 64
+FENCE = 1000.0  # stands behind every tensor, where a kernel must neither read nor write
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result is right, and in words why."""
+
+    right: bool
+    words: str
+
+    def __bool__(self):
+        return self.right
+
+    def __repr__(self):
+        return self.words
+
+
+def compare(got, want, name="o") -> Verdict:
+    """Compare a tensor with the true one (float64): shape, dtype, first wrong index, its value."""
+    if not isinstance(got, torch.Tensor):
+        return Verdict(False, f"wrong: {name} is no tensor but {type(got).__name__}")
+    kind = f"{name} {list(got.shape)} {str(got.dtype).removeprefix('torch.')}"
+    if got.shape != want.shape:
+        return Verdict(False, f"wrong: {kind} should have shape {list(want.shape)}")
+    if got.dtype not in TOLERANCE:
+        names = ", ".join(str(d).removeprefix("torch.") for d in TOLERANCE)
+        return Verdict(False, f"wrong: {kind} should be one of {names}")
+    x, y = got.detach().double().cpu(), want.detach().double().cpu()
+    size = y.square().mean().sqrt() if y.numel() else 1.0
+    # asked as "is it near", which NaN is not
+    near = (x - y).abs() <= TOLERANCE[got.dtype] * (y.abs() + size)
+    if near.all():
+        error = ((x - y).norm() / y.norm().clamp_min(1e-300)).item()
+        return Verdict(True, f"right: {kind}, relative error {error:.1e}")
+    first = tuple((~near).nonzero()[0].tolist())
+    where = ", ".join(map(str, first))
+    return Verdict(
+        False,
+        f"wrong: {kind}, {int((~near).sum())} of {near.numel()} values; "
+        f"first {name}[{where}] is {x[first].item():.6g}, should be {y[first].item():.6g}",
+    )
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """How to launch a puzzle's kernel, what it should return, and on which inputs."""
+
+    launch: Callable  # (kernel, *inputs) -> tensor
+    truth: Callable  # (*inputs in float64) -> tensor
+    cases: tuple  # the shapes of the inputs
+    result: str  # what the tensor is called
+
+
+def phi(x):
+    return FEATURE_MAPS["elu"](x)
+
+
+def unwritten(*shape):
+    """Room for a float32 result: NaN where nothing is written, and a fence behind it."""
+    nan = torch.full(shape, float("nan"), device=DEVICE)
+    return fenced(nan, rows=BLOCK_N, value=FENCE)
+
+
+def launch_normalizer(kernel, k):
+    heads, N, D = k.shape
+    z = unwritten(heads, D)
+    BLOCK_D = triton.next_power_of_2(D)
+    kernel[(heads,)](k=k, z=z, N=N, D=D, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D)
+    return z
+
+
+def launch_ones_column(kernel, k, v):
+    heads, N, D = k.shape
+    DV = v.shape[-1]
+    s = unwritten(heads, D, DV + 1)
+    BLOCK_D, BLOCK_DV = (max(16, triton.next_power_of_2(n)) for n in (D, DV + 1))
+    kernel[(heads,)](
+        k=k, v=v, s=s, N=N, D=D, DV=DV, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D, BLOCK_DV=BLOCK_DV
+    )
+    return s
+
+
+PUZZLES = {
+    "normalizer": Puzzle(
+        launch=launch_normalizer,
+        truth=lambda k: phi(k).sum(1),
+        cases=(
+            ((1, 64, 16),),
+            ((2, 128, 32),),
+            ((2, 100, 32),),
+            ((2, 64, 24),),
+            ((3, 1, 5),),
+            ((1, 0, 16),),
+        ),
+        result="z",
+    ),
+    "ones_column": Puzzle(
+        launch=launch_ones_column,
+        truth=lambda k, v: phi(k).mT @ torch.cat([v, torch.ones_like(v[..., :1])], dim=-1),
+        cases=(
+            ((1, 64, 16), (1, 64, 15)),
+            ((2, 128, 32), (2, 128, 32)),
+            ((2, 100, 32), (2, 100, 20)),
+            ((2, 70, 24), (2, 70, 7)),
+        ),
+        result="s",
+    ),
+}
+
+
+def load(name: str):
+    """The kernel in a puzzle's file, as the file stands now."""
+    path = HERE / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"puzzle_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.kernel
+
+
+def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
+    """Run a puzzle's kernel on its cases, and report the first one that is not right.
+
+    `kernel` is a Triton kernel; without one, that of the file `<name>.py`, or of the solution.
+    """
+    puzzle = PUZZLES[name]
+    if kernel is None:
+        kernel = load(f"{name}_solution" if solution else name)
+    generator = torch.Generator().manual_seed(0)
+    for shapes in puzzle.cases:
+        inputs = [torch.randn(s, generator=generator).to(DEVICE) for s in shapes]
+        inputs = [fenced(x, rows=BLOCK_N, value=FENCE) for x in inputs]
+        sizes = " and ".join(str(list(s)) for s in shapes)
+        try:
+            got = puzzle.launch(kernel, *inputs)
+        except Exception as problem:
+            reason = " ".join(str(problem).split())
+            return Verdict(False, f"{name}, input {sizes}: it does not run: {reason}")
+        verdict = compare(got, puzzle.truth(*(x.double() for x in inputs)), puzzle.result)
+        if not verdict:
+            return Verdict(False, f"{name}, input {sizes}: {verdict.words}")
+        if (fence(got) != FENCE).any():
+            words = f"wrong: it writes behind the end of {puzzle.result}"
+            return Verdict(False, f"{name}, input {sizes}: {words}")
+    return Verdict(True, f"{name}: right on all {len(puzzle.cases)} inputs")

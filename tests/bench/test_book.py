@@ -1,0 +1,67 @@
+"""What chapters open: live on a GPU, recorded elsewhere, and always said which."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import bench
+from bench import book, hardware, results
+from bench.errors import BenchError
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if there were a GPU; what would measure on it is replaced by each test."""
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "default_dtype", lambda: torch.bfloat16)
+
+
+@pytest.fixture
+def directory(record, tmp_path):
+    results.write(record, tmp_path / "made-up-gpu-1.json")
+    return tmp_path
+
+
+def test_recorded_without_a_gpu(directory, monkeypatch):
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    session = bench.session(directory)
+    assert not session.live
+    assert len(session.records) == 1
+    assert repr(session).startswith(
+        "There is no GPU here, so what follows was recorded on Made-up GPU 1, 2026-01-02"
+    )
+
+
+def test_live_with_a_gpu_and_the_record_beside_it(record, directory, gpu, monkeypatch):
+    live = replace(record, live=True)
+    monkeypatch.setattr(book, "run", lambda *a, **k: live)
+    session = bench.session(directory)
+    assert session.live
+    assert [r.live for r in session.records] == [True, False]
+    assert repr(session).startswith("Measured here: live on Made-up GPU 1")
+
+
+def test_recorded_when_the_gpu_cannot_be_measured(directory, gpu, monkeypatch):
+    def fail(*_, **__):
+        raise BenchError("it is on fire")
+
+    monkeypatch.setattr(book, "run", fail)
+    session = bench.session(directory)
+    assert not session.live
+    assert "could not be measured (it is on fire)" in repr(session)
+
+
+def test_neither_gpu_nor_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    with pytest.raises(BenchError, match="holds no record"):
+        bench.session(tmp_path)
+
+
+def test_names_of_the_package():
+    assert bench.session is book.session
+    assert callable(bench.claim)
+    assert bench.figures.time_by_length
+    assert "session" in dir(bench)
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = bench.nothing_here

@@ -1,0 +1,171 @@
+"""Commands: what they print, their exit codes, and one clear sentence for bad input."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench import cli, hardware, readme, results
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["run", "--seqlens", "8"], "'8' is not from 16 to"),
+        (["run", "--seqlens", "lots"], "'lots' is not a whole number above 0"),
+        (["run", "--seqlens", "-5"], "--seqlens"),
+        (["run", "--batch", "0"], "'0' is not a whole number above 0"),
+        (["run", "--head-dim", "512"], "'512' is not one number from 1 to 256"),
+        (["run", "--contenders", "book,nobody"], "no contender 'nobody'"),
+        (["run", "--dtype", "int8"], "invalid choice: 'int8'"),
+        (["run", "--causal", "--bidirectional"], "not allowed with"),
+        (["run", "--contenders", "book"], "needs an NVIDIA GPU"),
+        (["show", "h900"], "no record of 'h900'"),
+        (["show", "absent.json"], "There is no results file absent.json."),
+        (["check", "absent.json"], "There is no results file absent.json."),
+        (["check"], "required: file"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys):
+    assert cli.main(arguments) == 2
+    told = capsys.readouterr()
+    assert says in told.err
+    assert told.out == ""
+    assert len(told.err.strip().splitlines()) == 1
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("command", ["run", "show", "check", "readme"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([command, "--help"])
+    assert done.value.code == 0
+    assert f"python -m bench {command}" in capsys.readouterr().out
+
+
+def test_the_plan_that_arguments_ask_for():
+    def plan(*arguments):
+        return cli._plan(cli.parser().parse_args(["run", *arguments]))
+
+    full = plan()
+    assert full.batches == (8, 1)
+    assert full.lengths == (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+    assert full.contenders == ("book", "eager", "sdpa-flash", "sdpa-cudnn")
+    assert full.orders == (False, True)
+    assert full.works == ("forward", "forward+backward")
+    assert len(plan("--quick").lengths) == 4
+    some = plan("--seqlens", "4096,1024", "2048", "--batch", "2", "--causal", "--heads", "4")
+    assert some.lengths == (1024, 2048, 4096)
+    assert (some.batches, some.orders, some.heads) == ((2,), (True,), 4)
+    assert plan("--bidirectional", "--work", "forward").works == ("forward",)
+    assert plan("--contenders", "eager,book", "eager").contenders == ("eager", "book")
+
+
+def test_show_and_check(record, tmp_path, capsys):
+    path = str(results.write(record, tmp_path / "gpu.json"))
+    assert cli.main(["check", path]) == 0
+    told = capsys.readouterr().out
+    assert "schema 1, Made-up GPU 1, 96 measurements, 88 verified and timed, complete" in told
+    assert cli.main(["show", path]) == 0
+    told = capsys.readouterr().out
+    assert "## B = 8, causal, forward + backward" in told
+    assert "recorded on Made-up GPU 1" in told
+    assert "out of <memory>" in told
+    assert cli.main(["show", path, "--markdown"]) == 0
+    assert "| 64K |" in capsys.readouterr().out
+    assert cli.main(["show", path, "--json"]) == 0
+    assert results.parse(capsys.readouterr().out, "stdout").provenance == record.provenance
+
+
+def run_as(monkeypatch, tmp_path, record, interrupt=False, out="gpu.json"):
+    """`python -m bench run` with a run that takes no time and needs no GPU."""
+    from bench import runner
+
+    def run(plan, *, command, say, keep, **_):
+        from dataclasses import replace
+
+        say("[1/1] working")
+        keep(replace(record, complete=False))
+        if interrupt:
+            raise KeyboardInterrupt
+        keep(record)
+        return record
+
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "provenance", lambda *_: record.provenance)
+    monkeypatch.setattr(results, "DIRECTORY", tmp_path)
+    return cli.main(["run", "--dtype", "bfloat16", *(["--out", str(tmp_path / out)] * (out != ""))])
+
+
+def test_run_writes_the_record_of_this_gpu(record, tmp_path, monkeypatch, capsys):
+    assert run_as(monkeypatch, tmp_path, record, out="") == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["made-up-gpu-1.json"]
+    told = capsys.readouterr()
+    assert "88 of 96 verified and timed" in told.err
+    assert told.out == ""
+
+
+def test_interrupted_run_keeps_what_it_has_and_the_old_record(
+    record, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "gpu.json").write_text("old")
+    assert run_as(monkeypatch, tmp_path, record, interrupt=True) == 130
+    assert (tmp_path / "gpu.json").read_text() == "old"
+    assert not results.read(tmp_path / "gpu.partial.json").complete
+    assert "gpu.partial.json" in capsys.readouterr().err
+
+
+def test_run_refuses_an_out_that_is_no_json_file(record, tmp_path, monkeypatch, capsys):
+    assert run_as(monkeypatch, tmp_path, record, out="gpu.txt") == 2
+    assert "--out has to name a .json file" in capsys.readouterr().err
+
+
+def test_command_line_is_kept_without_its_output_file(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "run", "--quick", "--out", "/some/where.json"])
+    assert hardware.command_line() == "python -m bench run --quick"
+    monkeypatch.setattr(sys, "argv", ["x", "run", "--out=/some/where.json", "--causal"])
+    assert hardware.command_line() == "python -m bench run --causal"
+
+
+def test_readme_is_redrawn_between_its_markers(record, tmp_path, capsys):
+    path = results.write(record, tmp_path / "gpu.json")
+    file = tmp_path / "README.md"
+    file.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nRest.\n")
+    assert cli.main(["readme", "--record", str(path), "--readme", str(file)]) == 0
+    text = file.read_text()
+    assert text.startswith("# Title\n\n")
+    assert text.endswith(f"{readme.END}\n\nRest.\n")
+    assert "old" not in text
+    assert "| 64K |" in text
+    assert "recorded on Made-up GPU 1" in text
+    image = tmp_path / readme.IMAGE
+    assert image.read_bytes()[:4] == b"\x89PNG"
+    assert image.stat().st_size < 100_000
+    assert f"]({readme.IMAGE})" in text
+    again = image.read_bytes()
+    assert cli.main(["readme", "--record", str(path), "--readme", str(file)]) == 0
+    assert (file.read_text(), image.read_bytes()) == (text, again)
+
+    file.write_text("no markers")
+    assert cli.main(["readme", "--record", str(path), "--readme", str(file)]) == 2
+    assert file.read_text() == "no markers"
+
+
+def test_import_is_light():
+    """The instruments load no plotting or table library, so that they run on a bare GPU host."""
+    code = (
+        "import sys, bench.cli, bench.runner, bench.figures, bench.tables; "
+        "print([m for m in ('plotly', 'pandas', 'matplotlib', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=hardware.ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

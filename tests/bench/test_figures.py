@@ -1,0 +1,153 @@
+"""Figures and tables: valid Plotly, no network, alternative text, colours told apart."""
+
+import json
+import re
+
+import pytest
+
+from bench import claims, contenders, figures, style, tables
+from bench.roofline import FORWARD
+
+ALL = [
+    figures.time_by_length,
+    figures.share_of_floor,
+    figures.speedup_by_length,
+    figures.backward_cost,
+]
+
+
+def spec_of(figure) -> dict:
+    """The JSON that the page's script reads."""
+    text = re.search(r'<script type="application/json">(.*?)</script>', figure.html(), re.S)
+    return json.loads(text.group(1))
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_figures_are_valid_and_self_contained(draw, record):
+    figure = draw([record])
+    figure.plotly()  # raises on anything that Plotly does not know
+    page = figure.html()
+    assert page.count('class="book-plotly"') == 1
+    assert 'role="img"' in page
+    assert "http" not in page
+    assert "src=" not in page
+    assert "out of <memory>" not in page, "text from a record is escaped"
+    spec = spec_of(figure)
+    assert set(spec) == {"data", "layout", "config"}
+    assert spec["layout"]["xaxis"]["ticktext"] == ["512", "4K", "64K"]
+    assert "recorded on Made-up GPU 1, 2026-01-02" in page.replace("Recorded", "recorded")
+    assert '<table class="book-table">' in page
+
+
+@pytest.mark.parametrize("draw", ALL)
+def test_each_choice_has_its_lines_and_its_text(draw, record, make_record):
+    other = make_record(gpu="Made-up GPU 2", slug="made-up-gpu-2")
+    figure = draw([record, other])
+    spec = spec_of(figure)
+    keys = {",".join(map(str, trace["meta"])) for trace in spec["data"]}
+    assert keys == set(spec["layout"]["meta"]["alts"])
+    first = ",".join("0" for _ in figure.switches)
+    for trace in spec["data"]:
+        assert trace["visible"] == (",".join(map(str, trace["meta"])) == first)
+    assert figure.alt == figure.alts[first]
+    assert all(re.search(r"\d", alt) for alt in figure.alts.values())
+    page = figure.html()
+    shown = re.findall(r'<div data-choice="([\d,]+)"( hidden)?>', page)
+    assert {key for key, _ in shown} == keys
+    assert [key for key, hidden in shown if not hidden] == [first]
+    assert page.count("<select") == len(figure.switches)
+    assert "Made-up GPU 2 (recorded)" in page
+
+
+def test_a_switch_of_one_option_is_hidden(record):
+    page = figures.time_by_length([record]).html()
+    assert page.count("<label hidden") == 1
+
+
+def test_time_figure_holds_the_measurements(record):
+    figure = figures.time_by_length(record)
+    shown = [t for t in figure.data if t["visible"]]
+    names = [t["name"] for t in shown]
+    assert names == [contenders.label(n) for n in record.contenders()] + ["Copy of the same bytes"]
+    flash = shown[names.index("SDPA flash")]
+    assert flash["x"] == [512, 4096], "what failed is not drawn"
+    ours = [m.median_ms for m in record.select(contender="book", B=8, causal=False, work=FORWARD)]
+    assert shown[0]["y"] == ours
+    assert "at N = 64K" in figure.alt
+
+
+def test_a_failure_is_in_the_table_with_its_reason(record):
+    table = tables.times(record, B=8, causal=False)
+    assert table.rows[2][3] == "failed"
+    assert table.notes[2, 3] == "out of <memory>"
+    page = table._repr_html_()
+    assert 'title="out of &lt;memory&gt;"' in page
+    assert "recorded on Made-up GPU 1" in page
+    assert "failed" in table.markdown()
+    assert str(table).splitlines()[1].startswith("---")
+    reasons = tables.problems(record)
+    assert reasons.rows == [
+        ["SDPA flash", "failed", "(8, 8, 64K, 64) bidirectional forward and 7 more",
+         "out of <memory>"]
+    ]  # fmt: skip
+
+
+def test_speedup_is_against_the_fastest_sdpa(record):
+    shape = {"B": 8, "causal": False, "work": FORWARD}
+    assert tables.fastest_softmax(record, N=512, **shape).contender == "sdpa-cudnn"
+    assert tables.speedup(record, N=512, **shape) == pytest.approx(25 / 1.5)
+    assert tables.speedup(record, N=777, **shape) is None
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rrggbb as WCAG defines it."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_lines_stand_out_on_light_and_dark_pages():
+    for look in (*style.LOOKS.values(), *style.SPARE):
+        light, color, dark = luminance("#ffffff"), luminance(look.color), luminance("#14181e")
+        assert (light + 0.05) / (color + 0.05) >= 3, look
+        assert (color + 0.05) / (dark + 0.05) >= 3, look
+
+
+def test_contenders_differ_in_colour_and_shape_and_dash():
+    looks = [style.look(name) for name in contenders.names()]
+    for what in ("color", "symbol", "dash", "mark", "line"):
+        assert len({getattr(look, what) for look in looks}) == len(looks)
+    assert style.look("somebody new") == style.look("somebody new")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.0051234, "0.00512"),
+        (0.00001234, "0.0000123"),
+        (1.1449, "1.14"),
+        (145.61, "146"),
+        (1234.5, "1230"),
+        (123456.0, "123000"),
+        (10.0, "10"),
+    ],
+)
+def test_numbers(value, text):
+    assert style.number(value) == text
+
+
+def test_lengths():
+    assert [style.length(n) for n in (512, 1000, 1024, 65536)] == ["512", "1000", "1K", "64K"]
+
+
+def test_claims_say_whether_they_held_and_where(record):
+    held = claims.claim("A < B", True, "1 < 2", record)
+    page = held._repr_html_()
+    assert "Held: A &lt; B" in page
+    assert "Recorded on Made-up GPU 1" in page
+    assert claims.claim("A", False, "", record).verdict == "Did not hold"
+    assert claims.claim("A", None, "", record).verdict == "Not decided"
+    assert claims.made[-3] is held
+    assert "[HELD] A < B" in repr(held)

@@ -1,0 +1,69 @@
+"""Provenance, with and without a GPU, git or nvidia-smi."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from bench import hardware
+
+
+def test_slug():
+    assert hardware.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert hardware.slug("Tesla T4") == "tesla-t4"
+
+
+def test_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    facts = hardware.provenance("python -m bench run")
+    assert (facts.gpu, facts.slug) == ("none", "none")
+    assert facts.torch == torch.__version__
+    assert facts.command == "python -m bench run"
+    assert facts.sm_count is None
+    assert facts.date.endswith("Z")
+
+
+def test_commit_without_git(monkeypatch):
+    monkeypatch.setattr(hardware, "_output", lambda *_: None)
+    monkeypatch.delenv("BOOK_COMMIT", raising=False)
+    assert hardware._commit() == (None, None)
+    monkeypatch.setenv("BOOK_COMMIT", "abc123")
+    assert hardware._commit() == ("abc123", None)
+
+
+def test_commit_is_not_that_of_another_repository(monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "ROOT", tmp_path)
+    monkeypatch.delenv("BOOK_COMMIT", raising=False)
+    assert hardware._commit() == (None, None)
+
+
+def test_commit_and_changes(monkeypatch, tmp_path):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(hardware, "ROOT", tmp_path)
+    said = {"rev-parse": "abc123", "status": " M kernels/ops.py"}
+    monkeypatch.setattr(hardware, "_output", lambda *command: said[command[3]])
+    assert hardware._commit() == ("abc123", True)
+    said["status"] = ""
+    assert hardware._commit() == ("abc123", False)
+
+
+def test_nvidia_smi(monkeypatch):
+    monkeypatch.setattr(hardware, "_output", lambda *_: "575.1, 1980, 1980, 2619, [N/A]")
+    facts = hardware._nvidia_smi("uuid")
+    assert facts["driver"] == "575.1"
+    assert facts["sm_clock_mhz"] == 1980
+    assert facts["power_limit_w"] is None
+    monkeypatch.setattr(hardware, "_output", lambda *_: None)
+    assert hardware._nvidia_smi(None) == {}
+
+
+def test_absent_command():
+    assert hardware._output("no-such-command-anywhere") is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU to describe")
+def test_this_gpu():
+    facts = asdict(hardware.provenance())
+    assert facts["gpu"] != "none"
+    for name in ("capability", "sm_count", "memory_bytes", "l2_bytes"):
+        assert facts[name], name

@@ -1,0 +1,155 @@
+"""Records: written whole or not at all, read only if they fit the schema, found by GPU."""
+
+import json
+
+import pytest
+
+from bench import results
+from bench.errors import BenchError
+from bench.roofline import FORWARD, Shape
+from bench.runner import LENGTHS
+
+
+def test_round_trip(record, tmp_path):
+    path = results.write(record, tmp_path / "new" / "made-up-gpu-1.json")
+    again = results.read(path)
+    assert again.provenance == record.provenance
+    assert len(again.measurements) == len(record.measurements)
+    assert again.measurements[0].median_ms == pytest.approx(
+        record.measurements[0].median_ms, rel=1e-4
+    )
+    assert again.complete
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_record_is_small(make_record):
+    full = make_record(lengths=LENGTHS)
+    assert len(full.measurements) == 256
+    assert len(full.to_json()) < 200_000
+
+
+def test_one_measurement_a_line(record):
+    lines = [x for x in record.to_json().splitlines() if '"contender"' in x]
+    assert len(lines) == len(record.measurements)
+
+
+def test_a_failed_write_leaves_the_old_file(record, tmp_path, monkeypatch):
+    path = results.write(record, tmp_path / "gpu.json")
+    before = path.read_text()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(results.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        results.write(record, path)
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_live_is_not_stored(record, tmp_path):
+    from dataclasses import replace
+
+    live = replace(record, live=True)
+    assert live.line.startswith("live on Made-up GPU 1, 2026-01-02, torch 2.11.0")
+    again = results.read(results.write(live, tmp_path / "gpu.json"))
+    assert again.line.startswith("recorded on Made-up GPU 1")
+    data = json.loads(live.to_json()) | {"live": True}
+    assert not results.parse(json.dumps(data), "x").live
+
+
+def damage(record, change):
+    data = json.loads(record.to_json())
+    change(data)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.pop("schema_version"), "schema_version None"),
+        (lambda d: d.update(schema_version=99), "schema_version 99"),
+        (lambda d: d.pop("provenance"), "provenance: Field required"),
+        (lambda d: d["provenance"].pop("gpu"), "provenance.gpu"),
+        (lambda d: d["provenance"].update(nonsense=1), "nonsense"),
+        (lambda d: d["measurements"][3].update(median_ms=float("nan")), "measurements.3"),
+        (lambda d: d["measurements"][3].update(median_ms=-1), "measurements.3"),
+        (lambda d: d["measurements"][3].update(median_ms="fast"), "measurements.3.median_ms"),
+        (lambda d: d["measurements"][3].update(status="great"), "measurements.3.status"),
+        (lambda d: d["measurements"][3].update(B=0), "B is 0"),
+        (lambda d: d["measurements"][3].pop("floor_ms"), "is missing"),
+        (lambda d: d["measurements"][3].pop("verified"), "is missing"),
+        (lambda d: d["measurements"][3].update(p20_ms=1e9), "not in order"),
+        (lambda d: d["measurements"][3].update(status="wrong"), "there is no reason"),
+        (lambda d: d["measurements"][3].update(status="wrong", reason="x"), "there is a time"),
+        (lambda d: d.update(measurements={}), "measurements"),
+    ],
+)
+def test_damaged_records_are_refused_in_one_sentence(record, change, says):
+    with pytest.raises(BenchError) as problem:
+        results.parse(damage(record, change), "made-up.json")
+    text = str(problem.value)
+    assert text.startswith("made-up.json ")
+    assert says in text
+    assert "\n" not in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema_version": 1}'])
+def test_what_is_no_record_is_refused(text):
+    with pytest.raises(BenchError, match=r"^made-up\.json "):
+        results.parse(text, "made-up.json")
+
+
+def test_binary_and_absent_files(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BenchError, match="cannot be read"):
+        results.read(tmp_path / "a.json")
+    with pytest.raises(BenchError, match="There is no results file"):
+        results.read(tmp_path / "b.json")
+
+
+def test_records_are_found_by_gpu(make_record, tmp_path):
+    small = make_record(lengths=(512,), gpu="Small", slug="small", date="2026-12-31T00:00:00Z")
+    large = make_record(gpu="Large", slug="large")
+    newer = make_record(gpu="Newer", slug="newer", date="2026-05-05T00:00:00Z")
+    for r in (small, large, newer):
+        results.write(r, tmp_path / f"{r.provenance.slug}.json")
+    (tmp_path / "large.partial.json").write_text("{")
+    assert results.available(tmp_path) == ["large", "newer", "small"]
+    assert results.load("small", tmp_path).provenance.gpu == "Small"
+    assert results.best_recorded(tmp_path).provenance.slug == "newer"
+    with pytest.raises(BenchError, match="no record of 'h900'.*large, newer, small"):
+        results.load("h900", tmp_path)
+
+
+def test_no_records(tmp_path):
+    assert results.available(tmp_path / "absent") == []
+    with pytest.raises(BenchError, match="python -m bench run"):
+        results.best_recorded(tmp_path)
+
+
+def test_selection(record):
+    assert record.values("N") == [512, 4096, 65536]
+    assert record.contenders() == ["book", "eager", "sdpa-flash", "sdpa-cudnn"]
+    assert record.one(contender="book", B=8, N=512).B == 8
+    assert record.one(contender="nobody") is None
+    assert len(record.frame()) == len(record.measurements)
+
+
+def test_share_of_floor_and_host_bound(make_measurement):
+    m = make_measurement("book", Shape(1, 8, 512), FORWARD, host_ms=1.0)
+    assert m.share_of_floor == pytest.approx(1 / 1.5)
+    assert m.host_bound
+    assert not make_measurement("book", Shape(8, 8, 65536), FORWARD).host_bound
+
+
+def test_every_file_in_results_is_valid_and_named_by_its_gpu():
+    for slug in results.available():
+        record = results.load(slug)
+        path = results.DIRECTORY / f"{slug}.json"
+        assert record.provenance.slug == slug
+        assert record.provenance.gpu not in ("none", "")
+        assert record.complete, f"{path} is of an interrupted run"
+        assert record.provenance.commit, f"{path} does not say which commit it measured"
+        assert path.stat().st_size < 300_000

@@ -1,0 +1,148 @@
+"""A whole run on the CPU: order, failures that stay alone, interruption, progress."""
+
+import pytest
+import torch
+
+from bench import contenders, eager, runner, truth
+from bench.contenders import Contender
+from bench.errors import BenchError
+from bench.results import Record
+from bench.timing import HostClock, Sampling
+
+ONCE = Sampling(least=2, most=2, budget_s=0.0, warm_up=1)
+SMALL = {"batches": (1,), "heads": 2, "head_dim": 16, "dtype": "float32", "sampling": ONCE}
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """Add contenders for one test."""
+    monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))
+
+    def add(name, forward=eager.linear_attention, **facts):
+        contenders.register(Contender(name, name, truth.LINEAR, forward, note="", **facts))
+        return name
+
+    return add
+
+
+def run(*names, **changes) -> Record:
+    options = {k: changes.pop(k) for k in ("say", "keep", "deadline_s") if k in changes}
+    plan = runner.Plan(**(SMALL | {"contenders": names, "lengths": (64,)} | changes))
+    return runner.run(plan, clock=HostClock(), device="cpu", **options)
+
+
+def test_the_book_is_measured_in_both_orders_and_works():
+    record = run("book", "eager")
+    assert record.complete
+    assert record.live
+    assert [(m.contender, m.causal, m.work) for m in record.measurements] == [
+        (name, causal, work)
+        for causal in (False, True)
+        for work in ("forward", "forward+backward")
+        for name in ("book", "eager")
+    ]
+    for m in record.measurements:
+        assert m.ok, m
+        assert m.samples == 2
+        assert m.floor_ms > 0
+        assert m.first_call_ms > 0
+        assert m.error < 1e-5
+
+
+def test_failures_stay_alone(enter):
+    def runs_out(q, k, v, *, causal):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 9 GiB. Of the allocated"
+        )
+
+    def wrong(q, k, v, *, causal):
+        return v
+
+    names = [
+        enter("oom", runs_out),
+        enter("absent", available=lambda: "no such module", install="pip install absent"),
+        enter("one-way", causal=(False,)),
+        enter("half", dtypes=("float16",)),
+        enter("wrong", wrong),
+    ]
+    record = run(*names, "eager", works=("forward",))
+    found = {(m.contender, m.causal): m for m in record.measurements}
+    assert found["eager", True].ok
+    assert found["oom", True].status == "failed"
+    assert found["oom", True].reason.startswith("OutOfMemoryError: CUDA out of memory")
+    assert found["absent", True].status == "not_installed"
+    assert found["absent", True].reason == "no such module; to install: pip install absent"
+    assert found["one-way", False].ok
+    assert found["one-way", True].reason == "it has no causal form"
+    assert found["half", True].reason == "it does not take float32"
+    assert found["wrong", True].status == "wrong"
+    assert record.complete
+
+
+def test_a_contender_that_breaks_while_timed(enter):
+    calls = iter(range(100))
+
+    def later(q, k, v, *, causal):
+        if next(calls) > 1:
+            raise RuntimeError("worn out\nsecond line")
+        return eager.linear_attention(q, k, v, causal=causal)
+
+    record = run(enter("later", later), "eager", orders=(False,), works=("forward",))
+    later, good = record.measurements
+    assert later.status == "failed"
+    assert later.reason == "RuntimeError: worn out second line"
+    assert good.ok
+
+
+def test_progress_and_partial_records():
+    said, kept = [], []
+    run(
+        "eager",
+        lengths=(64, 128),
+        say=said.append,
+        keep=lambda r: kept.append((r.complete, len(r.measurements))),
+    )
+    assert kept == [(False, 2), (False, 4), (False, 6), (False, 8), (True, 8)]
+    assert [s.split("]")[0] for s in said[:4]] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+
+
+def test_deadline():
+    record = run("eager", lengths=(64, 128), deadline_s=-1.0)
+    assert not record.complete
+    assert record.measurements == []
+
+
+def test_unknown_contender_and_no_gpu(monkeypatch):
+    with pytest.raises(BenchError, match="no contender 'nobody'; there are book, eager"):
+        run("nobody")
+    monkeypatch.setattr(runner.hardware, "has_gpu", lambda: False)
+    with pytest.raises(BenchError, match="needs an NVIDIA GPU"):
+        runner.run(runner.Plan())
+
+
+def test_inputs_are_the_same_for_everyone_and_every_run():
+    shape = runner.Plan(**(SMALL | {"lengths": (64,)})).shapes()[0]
+    one, two = (runner.Inputs(shape, True, "cpu") for _ in range(2))
+    for name in ("q", "k", "v", "do"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    assert not torch.equal(one.q, one.k)
+
+
+def test_short_sequences_come_first():
+    lengths = [s.N for s in runner.Plan().shapes()]
+    assert lengths == sorted(lengths)
+    assert len(lengths) == 32
+
+
+def test_a_name_is_taken_once(enter):
+    with pytest.raises(ValueError, match="already called"):
+        enter("book")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: all four contenders")
+def test_every_contender_is_verified_on_this_gpu():
+    plan = runner.Plan(batches=(1,), lengths=(1024,), sampling=ONCE)
+    record = runner.run(plan)
+    for m in record.measurements:
+        if torch.cuda.get_device_capability() >= (9, 0) or m.contender in ("book", "eager"):
+            assert m.ok, m

@@ -1,0 +1,119 @@
+"""Sampling: turns, counts, failures; on a GPU also what the clock does and does not count."""
+
+import time
+
+import pytest
+import torch
+
+from bench import floor
+from bench.timing import DeviceClock, HostClock, Lane, Sampling, race
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: device events")
+
+
+class FakeClock:
+    """Reports the milliseconds which a call returns."""
+
+    def __init__(self):
+        self.expected = []
+
+    def sample(self, call, host_ms=0.0):
+        self.expected.append(host_ms)
+        return call(), 0.5
+
+
+def test_contenders_take_turns():
+    order = []
+
+    def lane(name, ms):
+        return Lane(lambda: order.append(name) or ms)
+
+    race([lane("A", 1.0), lane("B", 1.0), lane("C", 1.0)], FakeClock(), Sampling(3, 3, 1.0, 1))
+    assert "".join(order) == "ABC" + "ABC" * 3
+
+
+def test_slow_lanes_get_fewer_samples_and_never_too_few():
+    fast, middle, slow = Lane(lambda: 0.2), Lane(lambda: 10.0), Lane(lambda: 900.0)
+    race([fast, middle, slow], FakeClock(), Sampling(least=5, most=40, budget_s=0.2))
+    assert [len(lane.device_ms) for lane in (fast, middle, slow)] == [40, 19, 5]
+
+
+def test_median_and_percentiles():
+    lane = Lane(lambda: None, device_ms=[5.0, 1.0, 2.0, 3.0, 4.0, 6.0], host_ms=[1.0, 9.0, 2.0])
+    assert [lane.percentile(p) for p in (20, 50, 80)] == [2.0, 3.5, 5.0]
+    assert lane.host_median_ms == 2.0
+
+
+def test_a_lane_that_raises_leaves_and_the_others_go_on():
+    calls = iter(range(100))
+
+    def breaks_later():
+        if next(calls) == 3:
+            raise RuntimeError("broke")
+        return 1.0
+
+    bad, good = Lane(breaks_later), Lane(lambda: 1.0)
+    race([bad, good], FakeClock(), Sampling(10, 10, 1.0, 1))
+    assert str(bad.failure) == "broke"
+    assert good.failure is None
+    assert len(good.device_ms) == 10
+
+
+def test_expected_host_time_comes_from_the_warm_up():
+    clock = FakeClock()
+    race([Lane(lambda: 1.0)], clock, Sampling(2, 2, 1.0, 2))
+    assert clock.expected == [0.0, 0.5, 0.5, 0.5]
+
+
+def test_context_is_entered_around_each_call_and_not_timed():
+    class Context:
+        def __enter__(self):
+            time.sleep(0.02)
+
+        def __exit__(self, *problem):
+            pass
+
+    lane = Lane(lambda: None, Context)
+    race([lane], HostClock(), Sampling(2, 2, 0.0, 1))
+    assert max(lane.device_ms) < 10
+
+
+@needs_gpu
+def test_a_slow_host_is_not_counted_as_device_time():
+    x = torch.zeros(1000, device="cuda")
+
+    def call():
+        end = time.perf_counter() + 1e-3
+        while time.perf_counter() < end:
+            pass
+        return x.add_(1)
+
+    lane = Lane(call)
+    race([lane], DeviceClock(), Sampling(20, 20, 1.0, 2))
+    assert lane.host_median_ms >= 1.0
+    assert lane.percentile(50) < 0.2
+
+
+@needs_gpu
+def test_inputs_do_not_come_from_the_cache():
+    """A buffer that fits into the L2 is read at the speed of memory, not of the cache."""
+    nbytes = torch.cuda.get_device_properties(0).L2_cache_size // 2
+    call = floor.copy_call(nbytes)
+    lane = Lane(call)
+    race([lane], DeviceClock(), Sampling(50, 50, 1.0, 2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(100):
+        call()
+    end.record()
+    end.synchronize()
+    cached_ms = begin.elapsed_time(end) / 100
+    assert lane.percentile(50) > 1.1 * cached_ms
+
+
+@needs_gpu
+def test_the_floor_of_a_large_copy_is_linear_in_its_bytes():
+    lanes = [Lane(floor.copy_call(2**28)), Lane(floor.copy_call(2**29))]
+    race(lanes, DeviceClock(), Sampling(30, 30, 1.0, 2))
+    small, large = (lane.percentile(50) for lane in lanes)
+    assert 1.8 < large / small < 2.2

@@ -1,0 +1,176 @@
+"""The book's Sphinx extension: its parts, and a small book built with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="the book's own packages are not installed")
+
+from book_ext import execution, repository
+from sphinx.errors import ExtensionError
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINE = {"torch": "2", "triton": "3", "gpu": None}
+HEADER = (
+    "---\njupytext:\n  text_representation:\n    extension: .md\n    format_name: myst\n"
+    "kernelspec:\n  name: python3\n  display_name: Python 3\n---\n"
+)
+FIGURE = '<div class="book-plotly"><script type="application/json">{"data": []}</script></div>'
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in ("kernels/a.py", "bench/b.py", "results/c.json", "chapters/d.md"):
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text("1")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["kernels/a.py", "bench/b.py", "results/c.json"])
+def test_cache_changes_with_what_the_outputs_depend_on(checkout, name):
+    before = execution.fingerprint(checkout, MACHINE)
+    (checkout / name).write_text("2")
+    assert execution.fingerprint(checkout, MACHINE) != before
+
+
+@pytest.mark.parametrize("key", MACHINE)
+def test_cache_changes_with_the_machine(checkout, key):
+    other = MACHINE | {key: "other"}
+    assert execution.fingerprint(checkout, other) != execution.fingerprint(checkout, MACHINE)
+
+
+def test_cache_stays_when_only_prose_changes(checkout):
+    before = execution.fingerprint(checkout, MACHINE)
+    (checkout / "chapters/d.md").write_text("2")
+    (checkout / "kernels/__pycache__").mkdir()
+    (checkout / "kernels/__pycache__/a.pyc").write_text("2")
+    assert execution.fingerprint(checkout, MACHINE) == before
+
+
+def test_old_caches_go_and_the_one_in_use_stays(tmp_path):
+    for age in range(1, 6):
+        (tmp_path / str(age)).mkdir()
+        os.utime(tmp_path / str(age), (1e9 - age, 1e9 - age))
+    execution.prune(tmp_path, keep=tmp_path / "5")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "5"]
+
+
+def test_the_other_kernels_package_is_refused(checkout):
+    execution.check_kernels(checkout, str(checkout / "kernels/__init__.py"))
+    with pytest.raises(ExtensionError, match="site-packages"):
+        execution.check_kernels(checkout, "/usr/lib/site-packages/kernels/__init__.py")
+    with pytest.raises(ExtensionError, match="nothing"):
+        execution.check_kernels(checkout, None)
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/me/book.git", "https://github.com/me/book"),
+        ("https://user:secret@github.com/me/book", "https://github.com/me/book"),
+        ("git@gitlab.com:group/sub/book.git", "https://gitlab.com/group/sub/book"),
+        ("ssh://git@github.com/me/book.git", "https://github.com/me/book"),
+        ("https://git.example.org/me/book", None),
+        ("/srv/git/book.git", None),
+        ("", None),
+    ],
+)
+def test_address_of_the_repository(remote, address):
+    assert repository.web_address(remote) == address
+
+
+def build(root: Path, pages: dict[str, str], **environment: str) -> subprocess.CompletedProcess:
+    """Build a book of these pages, with this book's settings, extension and assets."""
+    shutil.copy(ROOT / "_config.yml", root)
+    for name in ("_ext", "assets"):
+        shutil.copytree(ROOT / "chapters" / name, root / "chapters" / name, dirs_exist_ok=True)
+    shutil.copy(ROOT / "chapters/references.bib", root / "chapters")
+    (root / "kernels").mkdir(exist_ok=True)
+    (root / "kernels/__init__.py").write_text("")
+    for name, text in pages.items():
+        (root / "chapters" / f"{name}.md").write_text(HEADER + text)
+    first, *others = pages
+    chapters = "".join(f"- file: chapters/{name}\n" for name in others)
+    (root / "_toc.yml").write_text(
+        f"format: jb-book\nroot: chapters/{first}\nchapters:\n{chapters}"
+    )
+    command = [
+        Path(sys.executable).parent / "jupyter-book",
+        "build",
+        root,
+        "-W",
+        "--keep-going",
+        "-n",
+    ]
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    root = tmp_path_factory.mktemp("book")
+    cell = (
+        "import os, kernels, torch\nfrom IPython.display import HTML\n"
+        "print(kernels.__file__, torch.cuda.is_available(), os.environ.get('TRITON_INTERPRET'))\n"
+        f"HTML('{FIGURE}')\n"
+    )
+    pages = {
+        "plain": "# Plain\n\nMath: $x^2$.\n",
+        "figure": f"# Figure\n\n```{{code-cell}} python\n{cell}```\n",
+    }
+    address = "https://github.com/me/book"
+    run = build(root, pages, BOOK_REPOSITORY_URL=address)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return root
+
+
+def page(site: Path, name: str) -> str:
+    return (site / f"_build/html/chapters/{name}.html").read_text()
+
+
+def test_plotly_comes_with_figures_only(site):
+    assert "plotly" not in page(site, "plain")
+    assert "plotly.min.js" in page(site, "figure") and "book-plotly.js" in page(site, "figure")
+    assert (site / "_build/html/_static/plotly.min.js").stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("name", ["plain", "figure"])
+def test_pages_load_nothing_from_elsewhere(site, name):
+    loads = r'<(?:script|img|iframe)\b[^>]*\bsrc="([^"]+)"|<link\b[^>]*\bhref="([^"]+)"'
+    addresses = [a or b for a, b in re.findall(loads, page(site, name))]
+    assert addresses and not [a for a in addresses if re.match(r"(?:https?:)?//", a)]
+    assert "THEBE" not in page(site, name)
+
+
+def test_mathjax_is_served_by_the_book(site):
+    assert "_static/mathjax/tex-chtml.js" in page(site, "plain")
+    fonts = site / "_build/html/_static/mathjax/output/chtml/fonts/woff-v2"
+    assert (fonts / "MathJax_Main-Regular.woff").exists()
+
+
+def test_chapters_run_this_checkout_under_the_interpreter_without_a_gpu(site):
+    text = page(site, "figure")
+    assert str(site / "kernels") in text
+    assert "False 1" in text or "True None" in text
+
+
+def test_buttons_lead_to_the_given_repository(site):
+    assert "https://github.com/me/book/blob/main/chapters/figure.md" in page(site, "figure")
+    assert "executablebooks/jupyter-book" not in page(site, "figure")
+
+
+def test_a_failing_cell_fails_the_build(tmp_path):
+    bad = "# Bad\n\n```{code-cell} python\n1 / 0\n```\n"
+    run = build(tmp_path, {"good": "# Good\n", "bad": bad})
+    assert run.returncode != 0
+    assert "ZeroDivisionError" in next(tmp_path.glob("_build/html/reports/**/*.log")).read_text()

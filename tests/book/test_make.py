@@ -1,0 +1,106 @@
+"""`make` says what it can do, and says in one sentence what to do when it cannot."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run make on its own, without what a `make test` around this test hands down."""
+    unset = [
+        f"--unset={name}" for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "HOST_TORCH")
+    ]
+    command = ["env", *unset, "make", "--no-print-directory", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def last_sentence(run: subprocess.CompletedProcess) -> str:
+    """The last line that is not make's own."""
+    return [line for line in run.stderr.splitlines() if not line.startswith("make")][-1]
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A checkout in which nothing is set up."""
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def python(folder: Path, script: str) -> str:
+    """A stand-in for the interpreter."""
+    path = folder / "fake-python"
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return f"PYTHON={path}"
+
+
+def test_help_lists_every_command():
+    run = make(ROOT)
+    assert run.returncode == 0
+    assert re.findall(r"^  make (\w+) ", run.stdout, re.MULTILINE) == TARGETS
+
+
+def test_commands_in_the_texts_exist():
+    texts = [ROOT / "README.md", ROOT / ".ci/run", *(ROOT / "chapters").rglob("*.md")]
+    for path in texts:
+        named = re.findall(r"(?:^|`|\s{4})make ([a-z]+)", path.read_text(), re.MULTILINE)
+        assert set(named) <= set(TARGETS), path
+
+
+def test_readme_names_what_readers_need():
+    named = set(re.findall(r"`make (\w+)`", (ROOT / "README.md").read_text()))
+    assert named >= set(TARGETS) - {"help", "pins"}
+
+
+def test_missing_python(fresh):
+    run = make(fresh, "book", "PYTHON=no-such-python")
+    assert run.returncode and "no-such-python" in last_sentence(run)
+    assert "install Python 3.10 or newer" in last_sentence(run)
+
+
+def test_old_python(fresh):
+    old = 'case "$1" in -V) echo Python 3.8.18;; *) exit 1;; esac\n'
+    run = make(fresh, "test", python(fresh, old))
+    assert run.returncode and "is Python 3.8.18" in last_sentence(run)
+    assert "3.10 or newer" in last_sentence(run)
+
+
+def test_python_without_venv(fresh):
+    bare = 'case "$2" in *ensurepip*) exit 1;; esac\n'
+    run = make(fresh, "book", python(fresh, bare))
+    assert run.returncode and "python3-venv" in last_sentence(run)
+
+
+def test_failed_set_up_does_not_count_as_done(fresh):
+    # `-m venv .venv` leaves a python that fails, as pip does without a network.
+    half = (
+        'if [ "$2" = venv ]; then mkdir -p .venv/bin; '
+        "printf '#!/bin/sh\\nexit 1\\n' > .venv/bin/python; chmod +x .venv/bin/python; fi\n"
+    )
+    for _ in range(2):
+        run = make(fresh, "lint", python(fresh, half))
+        assert run.returncode and "The set-up did not finish" in last_sentence(run)
+        assert "Setting up .venv" in run.stdout
+        assert not list(fresh.glob(".venv/ready-*"))
+
+
+def test_set_up_is_repeated_when_requirements_change(fresh):
+    good = (
+        'if [ "$2" = venv ]; then mkdir -p .venv/bin; '
+        "printf '#!/bin/sh\\n' > .venv/bin/python; chmod +x .venv/bin/python; fi\n"
+    )
+    said = [make(fresh, "lint", python(fresh, good)).stdout for _ in range(2)]
+    with (fresh / "requirements.txt").open("a") as file:
+        file.write("einops\n")
+    said.append(make(fresh, "lint", python(fresh, good)).stdout)
+    assert ["Setting up" in text for text in said] == [True, False, True]

@@ -1,0 +1,180 @@
+"""The pages keep the rules of chapters/contributing.md; each check is shown to find a fault."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "chapters").rglob("*.md"))
+LINES, COLUMNS = 15, 76
+
+FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*)$")
+# What a fenced directive may hold that is prose, and not code.
+PROSE = {"admonition", "dropdown", "exercise", "important", "margin", "note", "solution", "tip"}
+PROSE |= {"attention", "caution", "danger", "hint", "seealso", "sidebar", "warning"}
+
+UNITS = r"ms|[µμu]s|ns|[KMGT]B/s|[GT]FLOP/s"
+MEASURED = re.compile(
+    rf"\d[\s\u00a0\u202f]*(?:(?:{UNITS})\b"
+    r"|×(?!\s*(?:[\d(A-Z]|\w\b))"
+    r"|times (?:as (?:fast|long|slow)|faster|less|more|slower)\b"
+    r"|% (?:faster|less|more|of|slower)\b)"
+)
+ALLOWED = re.compile(r"predict|\{cite|data sheet", re.IGNORECASE)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The code of each cell, without its options."""
+    found = re.findall(r"^```\{code-cell\}[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [[line for line in cell.splitlines() if not line.startswith(":")] for cell in found]
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """Numbered lines outside header, code and the README's drawn part; code and math cut out."""
+    kept, fences, skipped = [], [], re.match(r"---\n.*?\n---\n", text, re.DOTALL)
+    header = skipped.group().count("\n") if skipped else 0
+    drawn = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if "results:begin" in line or "results:end" in line:
+            drawn = "results:begin" in line
+        fence = FENCE.match(line)
+        if fence:
+            mark, info = fence.groups()
+            if fences and not info and mark.startswith(fences[-1][0]):
+                fences.pop()
+            elif not any(code for _, code in fences):
+                name = re.match(r"\{([\w-]+)\}", info)
+                fences.append((mark, not name or name.group(1) not in PROSE))
+        elif number > header and not drawn and not any(code for _, code in fences):
+            kept.append((number, re.sub(r"`[^`]+`|\$[^$]+\$", "", mark_citations(line))))
+    return kept
+
+
+def mark_citations(line: str) -> str:
+    """Keep that a line cites, though the role's own text is cut out with the inline code."""
+    return re.sub(r"\{cite(:\w+)?\}`[^`]+`", "{cite}", line)
+
+
+def typed_numbers(text: str) -> list[str]:
+    return [
+        f"line {number}: {line.strip()}"
+        for number, line in prose(text)
+        if MEASURED.search(line) and not ALLOWED.search(line)
+    ]
+
+
+def too_large(text: str) -> list[str]:
+    """Cells with too many lines, and lines with too many columns."""
+    faults = []
+    for cell in cells(text):
+        body = "\n".join(cell).strip().splitlines()
+        if len(body) > LINES:
+            faults.append(f"{len(body)} lines: {body[0]}")
+        faults += [f"{len(line)} columns: {line}" for line in body if len(line) > COLUMNS]
+    return faults
+
+
+def toc_files(entry: dict | list) -> list[str]:
+    """All files that a table of contents names."""
+    if isinstance(entry, list):
+        return [file for part in entry for file in toc_files(part)]
+    names = [entry[key] for key in ("root", "file") if key in entry]
+    parts = [entry[key] for key in ("parts", "chapters", "sections") if key in entry]
+    return names + toc_files(parts)
+
+
+def page_ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=page_ids)
+def test_no_measured_number_is_typed(page):
+    assert not typed_numbers(page.read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "It takes 0.72 ms.",
+        "It takes 12 µs there.",
+        "That is 3.35 TB/s.",
+        "It is 2.5× faster.",
+        "It is 250 × as fast.",
+        "It is 3 times faster.",
+        "It reaches 94 % of copy speed.",
+        ":::{note}\nIt takes 5 ms.\n:::",
+        "```{note}\nIt takes 5 ms.\n```",
+        "```python\nx = 1\n```\nIt takes 5 ms.",
+    ],
+)
+def test_a_typed_number_is_found(line):
+    assert typed_numbers(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "We predict 0.7 ms.",
+        "It took 5 ms {cite}`dao2022flashattention`.",
+        "The data sheet says 3.35 TB/s.",
+        "Tiles of 64 × 64 and 16×D elements.",
+        "Write `sleep(5 ms)` and $t = 5 ms$.",
+        "```python\n# 5 ms\n```",
+        "````md\n```{note}\nIt takes 5 ms.\n```\n````",
+        "---\ntime: 5 ms\n---\n",
+        "<!-- results:begin -->\n5 ms\n<!-- results:end -->",
+        "In 2026 there were 8 heads and 100 users.",
+    ],
+)
+def test_other_numbers_are_let_pass(line):
+    assert not typed_numbers(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_cells_fit_the_page(page):
+    assert not too_large(page.read_text())
+
+
+def test_large_cells_are_found():
+    long = "```{code-cell} python\n:tags: [a]\n" + "x = 1\n" * 16 + "```\n"
+    wide = "```{code-cell} python\nx = '" + "a" * 80 + "'\n```\n"
+    assert len(too_large(long)) == 1 and len(too_large(wide)) == 1
+    assert not too_large("```{code-cell} python\n:tags: [a]\n" + "x = 1\n" * 15 + "```\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_pages_with_cells_can_be_run(page):
+    text = page.read_text()
+    if cells(text):
+        header = yaml.safe_load(text.split("---\n")[1])
+        assert header["kernelspec"]["name"] == "python3"
+        assert header["jupytext"]["text_representation"]["format_name"] == "myst"
+    for cell in cells(text):
+        ast.parse("\n".join(cell))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_included_regions_exist(page):
+    """A mark that is missing would include the whole file, or nothing."""
+    text = page.read_text()
+    for block in re.findall(r"```\{literalinclude\} (.*?)```", text, re.DOTALL):
+        file, *options = block.splitlines()
+        included = page.parent / file.strip()
+        if page.name == "contributing.md":
+            continue  # shows how to write one
+        assert included.is_file(), file
+        for mark in re.findall(
+            r":(?:start-after|end-before): *\"?(.*?)\"?$", "\n".join(options), re.M
+        ):
+            assert included.read_text().count(mark) == 1, f"{mark} in {file}"
+
+
+def test_toc_and_pages_are_the_same():
+    named = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    there = {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES}
+    assert sorted(named) == sorted(there)

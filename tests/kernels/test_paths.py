@@ -1,0 +1,152 @@
+"""Which code runs where: the reference on a CPU, the kernels on a GPU and in the interpreter."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import ON_GPU, qkv, state_for, truth
+
+import kernels
+from kernels import bidirectional, causal, decode, linear_attention, linear_attention_step, ops
+
+ROOT = Path(kernels.__file__).resolve().parent.parent
+both_ways = pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional", "causal"])
+
+
+def python(program, **environment):
+    """Runs a program in a fresh process, at the checkout's root, outside the interpreter."""
+    kept = {n: x for n, x in os.environ.items() if n not in ("TRITON_INTERPRET", "PYTHONPATH")}
+    kept["PYTHONPATH"] = f"{ROOT}{os.pathsep}{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=kept | environment,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@both_ways
+def test_here_the_kernels_run_forward_and_backward(is_causal, monkeypatch):
+    """The tests of this folder would prove nothing if the reference answered."""
+    ran = []
+    module = causal if is_causal else bidirectional
+    for name in ("forward", "backward"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, f=real, n=name: ran.append(n) or f(*a))
+    monkeypatch.setattr(ops.reference, "chunked", None)
+    q, k, v = (x.requires_grad_() for x in qkv(type("F", (), {"dtype": torch.float32})))
+    linear_attention(q, k, v, causal=is_causal).sum().backward()
+    assert ran == ["forward", "backward"]
+
+
+def test_here_the_kernel_runs_a_step(monkeypatch):
+    ran = []
+    real = decode.step
+    monkeypatch.setattr(decode, "step", lambda *a: ran.append("step") or real(*a))
+    subject = type("F", (), {"dtype": torch.float32})
+    linear_attention_step(*(x[:, :, 0] for x in qkv(subject, N=1)), state_for(subject))
+    assert ran == ["step"]
+
+
+ON_CPU = """
+import torch
+torch.cuda.is_available = lambda: False  # the tensors of the tests, too, stay on the CPU
+from oracle import DEVICE, SUBJECTS, agree, qkv, state_for
+from kernels import bidirectional, causal, ops
+assert not ops.INTERPRETED and DEVICE == "cpu"
+bidirectional.forward = causal.forward = None  # not to be called
+for subject in SUBJECTS[:3]:
+    assert subject.name == "operator"
+    for is_causal in (False, True):
+        agree(subject, *qkv(subject, N=300), state_for(subject), causal=is_causal)
+        agree(subject, *qkv(subject, H=4, Hk=2), causal=is_causal, enable_gqa=True)
+        cu_seqlens = torch.tensor([0, 7, 7, 50], dtype=torch.int32)
+        agree(subject, *qkv(subject), causal=is_causal, cu_seqlens=cu_seqlens, normalize=False)
+    q, k, v = (x[:, :, 0] for x in qkv(subject, N=1))
+    state = state_for(subject)
+    o, new = ops.linear_attention_step(q, k, v, state)
+    assert o.dtype == subject.dtype and not torch.equal(new.kv, state.kv)
+print("done")
+"""
+
+
+def test_on_a_cpu_without_the_interpreter_the_reference_runs():
+    assert python(ON_CPU).split() == ["done"]
+
+
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU beside the CPU")
+def test_on_a_machine_with_a_gpu_a_cpu_tensor_stays_on_the_cpu():
+    q = torch.randn(1, 1, 20, 8)
+    o = linear_attention(q, q, q)
+    assert o.device.type == "cpu"
+    assert torch.allclose(o, truth(q, q, q)[0].float(), atol=1e-5)
+
+
+def test_on_an_old_gpu_the_reference_runs_and_says_so_once(monkeypatch, recwarn):
+    """Pretended: what `_kernels_run` asks of a GPU is answered by an sm_75."""
+    monkeypatch.setattr(ops, "INTERPRETED", False)
+    monkeypatch.setattr(ops, "_warned", set())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+
+    class OnCuda:
+        device = torch.device("cuda", 0)
+
+    assert not ops._kernels_run(OnCuda) and not ops._kernels_run(OnCuda)
+    assert [str(w.message)[:8] for w in recwarn] == ["Tesla T4"]
+    assert "reference" in str(recwarn[0].message)
+
+
+def test_importing_the_package_leaves_the_environment_alone():
+    program = "import os; a = dict(os.environ); import kernels; assert a == dict(os.environ)"
+    python(program)
+
+
+def test_kernels_is_ours():
+    """Hugging Face's package on PyPI has the same name."""
+    assert Path(kernels.__file__).resolve() == Path(__file__).resolve().parents[2] / "kernels" / (
+        "__init__.py"
+    )
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("fla") is None, reason="flash-linear-attention is not installed"
+)
+@pytest.mark.parametrize("order", ["import kernels, fla", "import fla, kernels"])
+def test_ours_and_fla_live_in_one_process(order):
+    python(f"{order}; kernels.linear_attention; fla.__version__")
+
+
+@both_ways
+@pytest.mark.parametrize("options", [{}, {"normalize": False, "feature_map": "softmax"}], ids=str)
+def test_the_registered_operator_keeps_torch_library_s_rules(is_causal, options):
+    """Its schema, its shapes without data, its autograd, and all of it under AOT dispatch."""
+    subject = type("F", (), {"dtype": torch.float32})
+    q, k, v = (x.requires_grad_() for x in qkv(subject, N=20))
+    kv, z = state_for(subject)
+    initial = torch.cat([kv.flatten(2), z], dim=-1).requires_grad_()
+    arguments = (
+        q, k, v, initial, None, is_causal, options.get("feature_map", "elu"),
+        options.get("normalize", True), 0.25, 1e-6, True,
+    )  # fmt: skip
+    torch.library.opcheck(ops.forward, arguments)
+
+
+@both_ways
+def test_a_gradient_of_any_strides_reaches_the_registered_operator(is_causal):
+    """Of the state, which the kernels read as contiguous."""
+    subject = type("F", (), {"dtype": torch.float32})
+
+    def gradients(dstate):
+        inputs = [x.requires_grad_() for x in qkv(subject, N=20)]
+        options = (None, None, is_causal, "elu", True, 1.0, 1e-6, True)
+        state = ops.forward(*inputs, *options)[1]
+        return torch.autograd.grad(state, inputs, dstate(state))
+
+    expanded = gradients(lambda state: state.new_ones(()).expand(state.shape))
+    contiguous = gradients(torch.ones_like)
+    assert all(torch.equal(a, b) for a, b in zip(expanded, contiguous, strict=True))
