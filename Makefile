@@ -1,9 +1,11 @@
 # Every command of the book. `make` alone lists them; each one sets up what it needs.
 
 # The interpreter that .venv is made with: `make book PYTHON=python3.12` picks another.
-PYTHON ?= python3
 # HOST_TORCH=1 keeps the torch and triton (and their versions of the rest) that PYTHON already has.
-HOST_TORCH ?=
+# Both are remembered, so that the next `make test` does not set up again.
+CHOICE := $(shell cat .venv/choice 2>/dev/null)
+PYTHON ?= $(or $(firstword $(CHOICE)),python3)
+HOST_TORCH ?= $(word 2,$(CHOICE))
 
 RUN := .venv/bin/python
 CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
@@ -64,4 +66,5 @@ $(READY):
 	@$(PYTHON) -m venv $(if $(HOST_TORCH),--system-site-packages) .venv && \
 	  .venv/bin/python -m pip --disable-pip-version-check install --requirement requirements.txt $(CONSTRAINTS) || { \
 	  echo "The set-up did not finish (pip gives the reason above): check network and disk space, then run the same command again." >&2; exit 1; }
+	@echo '$(PYTHON) $(HOST_TORCH)' > .venv/choice
 	@touch $@

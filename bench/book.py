@@ -1,7 +1,9 @@
 """What a chapter opens: measurements made here where there is a GPU, recorded ones elsewhere."""
 
 import html
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from . import hardware, results, style
 from .errors import BenchError
@@ -10,6 +12,8 @@ from .runner import QUICK_LENGTHS, Plan, run
 from .timing import QUICK
 
 DEADLINE_S = 60.0
+# The build names a file in this variable, so that its chapters measure once and share the record.
+SHARED = "BOOK_LIVE_RECORD"
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Session:
 
     @property
     def live(self) -> bool:
-        """Whether `main` was measured by this process."""
+        """Whether `main` was measured by this process, or by a chapter of the same build."""
         return self.main.live
 
     @property
@@ -59,7 +63,10 @@ def session(directory=None, deadline_s: float = DEADLINE_S, plan: Plan | None = 
 
 
 def _measure(plan: Plan | None, deadline_s: float) -> tuple[Record | None, str]:
-    """(what was measured, "") or (None, why nothing was)."""
+    """(what was measured here, "") or (None, why nothing was)."""
+    shared = os.environ.get(SHARED) if plan is None else None
+    if shared and Path(shared).exists():
+        return replace(results.read(shared), live=True), ""
     dtype = str(hardware.default_dtype()).removeprefix("torch.")
     plan = plan or Plan(lengths=QUICK_LENGTHS, dtype=dtype, sampling=QUICK)
     try:
@@ -67,6 +74,8 @@ def _measure(plan: Plan | None, deadline_s: float) -> tuple[Record | None, str]:
     except BenchError as problem:
         return None, f"The GPU here could not be measured ({problem})"
     if any(m.ok for m in live.measurements):
+        if shared:
+            results.write(live, shared)
         return live, ""
     return None, f"The GPU here could not be measured ({live.measurements[0].reason})"
 

@@ -103,7 +103,7 @@ def _say(text: str) -> None:
 def _run(options) -> int:
     from . import runner
 
-    plan = _plan(options)
+    plans = _plans(options)
     if not hardware.has_gpu():
         raise BenchError(runner.NO_GPU)
     command = hardware.command_line()
@@ -116,7 +116,7 @@ def _run(options) -> int:
         results.write(record, out if record.complete else partial)
 
     try:
-        record = runner.run(plan, command=command, say=_say, keep=keep)
+        record = runner.run(*plans, command=command, say=_say, keep=keep)
     except OSError as problem:
         raise BenchError(f"The record cannot be written: {problem}.") from None
     except KeyboardInterrupt:
@@ -131,16 +131,21 @@ def _run(options) -> int:
     return 0 if good else 1
 
 
-def _plan(options):
-    """The plan that the arguments ask for."""
+def _plans(options):
+    """The plans that the arguments ask for; the chapters' steps too where nothing is narrowed."""
     from dataclasses import replace
 
+    from . import steps
     from .runner import QUICK_LENGTHS, Plan
     from .timing import QUICK
 
-    plan = Plan(dtype=options.dtype or str(hardware.default_dtype()).removeprefix("torch."))
+    steps.register()
+    shared = {"dtype": options.dtype or str(hardware.default_dtype()).removeprefix("torch.")}
     if options.quick:
-        plan = replace(plan, lengths=QUICK_LENGTHS, sampling=QUICK)
+        shared["sampling"] = QUICK
+    plan = Plan(**shared)
+    if options.quick:
+        plan = replace(plan, lengths=QUICK_LENGTHS)
     changes = {}
     if options.contenders:
         wanted = [n for part in options.contenders for n in part.split(",")]
@@ -157,7 +162,7 @@ def _plan(options):
         changes["works"] = (options.work,)
     if options.causal or options.bidirectional:
         changes["orders"] = (options.causal,)
-    return replace(plan, **changes)
+    return [replace(plan, **changes)] if changes else [plan, steps.plan(**shared)]
 
 
 def _record(name: str | None) -> results.Record:

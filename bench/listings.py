@@ -5,6 +5,7 @@ A region is what stands between `# [name:begin]` and `# [name:end]`, as the chap
 
 import ast
 import difflib
+import html
 import inspect
 import io
 import tokenize
@@ -20,7 +21,7 @@ def region(module: ModuleType, name: str) -> str:
     begin, end = f"# [{name}:begin]\n", f"# [{name}:end]"
     if text.count(begin) != 1 or text.count(end) != 1:
         raise BenchError(f"{module.__name__} has no region {name!r}, or more than one.")
-    return text.split(begin)[1].split(end)[0].strip("\n") + "\n"
+    return text.split(begin)[1].split(end)[0].strip() + "\n"
 
 
 def code_lines(text: str) -> int:
@@ -36,14 +37,23 @@ def code_lines(text: str) -> int:
     return len(lines)
 
 
+ADDED, REMOVED = "rgba(46, 160, 67, 0.25)", "rgba(229, 83, 75, 0.25)"
+
+
 @dataclass(frozen=True)
 class Diff:
     """What changed between two texts, as a listing with + and - before the lines."""
 
     text: str
 
-    def _repr_markdown_(self) -> str:
-        return f"```diff\n{self.text}```"
+    def _repr_html_(self) -> str:
+        lines = "".join(map(self._line, self.text.splitlines()))
+        return f'<div class="highlight"><pre tabindex="0">{lines}</pre></div>'
+
+    def _line(self, line: str) -> str:
+        colour = {"+": ADDED, "-": REMOVED}.get(line[:1])
+        style = f' style="background-color: {colour}"' if colour else ""
+        return f"<span{style}>{html.escape(line)}</span>\n"
 
     def __repr__(self) -> str:
         return self.text
@@ -52,5 +62,5 @@ class Diff:
 def diff(before: ModuleType, after: ModuleType, name: str, context: int = 1) -> Diff:
     """How the region `name` of one module became that of another."""
     old, new = (region(m, name).splitlines(keepends=True) for m in (before, after))
-    lines = list(difflib.unified_diff(old, new, n=context))[2:]
-    return Diff("".join("...\n" if line.startswith("@@") else line for line in lines))
+    lines = list(difflib.unified_diff(old, new, n=context))[3:]  # no names, no first place
+    return Diff("".join(" ...\n" if line.startswith("@@") else line for line in lines))

@@ -16,6 +16,7 @@ from .hardware import ROOT, Provenance
 
 SCHEMA = 1
 DIRECTORY = ROOT / "results"
+COMPARISON = "comparison"  # the experiment that races whole operators
 PARTIAL = ".partial.json"  # what a run under way, or an interrupted one, has so far
 
 Status = Literal["ok", "wrong", "failed", "not_installed"]
@@ -94,7 +95,8 @@ class Measurement:
 class Record:
     """All measurements of one run on one GPU.
 
-    `live` is True for what this process measured and False for what it read; no file says so.
+    `live` is True for what this process (or this build) measured, False for what is recorded; no
+    file says so.
     """
 
     provenance: Provenance
@@ -123,8 +125,8 @@ class Record:
         return sorted({getattr(m, name) for m in self.measurements})
 
     def contenders(self) -> list[str]:
-        """Contenders in the order in which they were measured."""
-        return list(dict.fromkeys(m.contender for m in self.measurements))
+        """Contenders of the comparison in the order in which they were measured."""
+        return list(dict.fromkeys(m.contender for m in self.select(experiment=COMPARISON)))
 
     def frame(self):
         """A pandas DataFrame with one row for each measurement."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from . import contenders, floor, gate, hardware, truth
+from . import contenders, floor, gate, hardware, results, truth
 from .errors import BenchError
 from .results import Measurement, Record
 from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
@@ -17,7 +17,6 @@ from .timing import FULL, DeviceClock, Lane, Sampling, race
 
 LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
 QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
-EXPERIMENT = "comparison"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Plan:
     works: tuple[str, ...] = WORKS
     dtype: str = "bfloat16"
     sampling: Sampling = FULL
+    experiment: str = results.COMPARISON  # the name under which the record keeps it
 
     def shapes(self) -> list[Shape]:
         """All shapes, the cheap ones first, so that an interrupted run has whole rows."""
@@ -73,8 +73,7 @@ class Inputs:
 
 
 def run(
-    plan: Plan,
-    *,
+    *plans: Plan,
     clock=None,
     device: str = "cuda",
     command: str = "",
@@ -82,26 +81,27 @@ def run(
     keep: Callable[[Record], None] = lambda record: None,
     deadline_s: float | None = None,
 ) -> Record:
-    """Measure a plan and return the record.
+    """Measure one plan after another and return the record.
 
     `say` is told of the progress, `keep` is given the record after each shape. After `deadline_s`
     seconds no further shape is begun; the record is then not complete.
     Raises BenchError when a contender is unknown, there is no GPU, or the GPU no longer answers.
     """
-    entrants = [contenders.get(name) for name in plan.contenders]
+    entrants = {name: contenders.get(name) for plan in plans for name in plan.contenders}
     if device == "cuda" and not hardware.has_gpu():
         raise BenchError(NO_GPU)
     record = Record(hardware.provenance(command), live=True)
     clock = clock or DeviceClock()
-    shapes = plan.shapes()
+    rows = [(plan, shape) for plan in plans for shape in plan.shapes()]
     begin = time.monotonic()
-    for i, shape in enumerate(shapes):
+    for i, (plan, shape) in enumerate(rows):
         elapsed = time.monotonic() - begin
         if deadline_s is not None and elapsed > deadline_s:
             say(f"stopped after {elapsed:.0f} s, before {shape}")
             return record
-        say(f"[{i + 1}/{len(shapes)}] {shape} ({elapsed:.0f} s)")
-        record.measurements.extend(_measure_shape(entrants, shape, plan, device, clock, say))
+        say(f"[{i + 1}/{len(rows)}] {plan.experiment} {shape} ({elapsed:.0f} s)")
+        here = [entrants[name] for name in plan.contenders]
+        record.measurements.extend(_measure_shape(here, shape, plan, device, clock, say))
         keep(record)
         _check_device(device)
     done = replace(record, complete=True)
@@ -123,12 +123,12 @@ def _measure_shape(entrants, shape: Shape, plan: Plan, device, clock, say) -> li
     except torch.OutOfMemoryError as problem:
         say(f"    the inputs do not fit: {one_line(problem)}")
         fact = {"status": "failed", "reason": f"the inputs do not fit: {one_line(problem)}"}
-        return [_measurement(c, shape, work, fact) for work in plan.works for c in entrants]
+        return [_measurement(plan, c, shape, work, fact) for work in plan.works for c in entrants]
     done = []
     for work in plan.works:
         facts = measure(entrants, inputs, work, clock, plan.sampling)
         for contender, fact in zip(entrants, facts, strict=True):
-            done.append(_measurement(contender, shape, work, fact))
+            done.append(_measurement(plan, contender, shape, work, fact))
             if fact["status"] != "ok":
                 say(f"    {contender.name}, {work}: {fact['status']}: {fact['reason']}")
     return done
@@ -172,9 +172,9 @@ def measure(entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling
     return facts
 
 
-def _measurement(contender, shape: Shape, work: str, fact: dict) -> Measurement:
+def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> Measurement:
     return Measurement(
-        experiment=EXPERIMENT,
+        experiment=plan.experiment,
         contender=contender.name,
         causal=shape.causal,
         work=work,

@@ -1,8 +1,9 @@
 """The chapters' small kernels as contenders, so that they pass the same gate and the same clock."""
 
-from kernels.steps import STEPS, Step
+from kernels.steps import BLOCK_N, STEPS, Step
 
 from . import contenders
+from .runner import QUICK_LENGTHS, Plan
 from .truth import Function
 
 PREFIX = "step-"
@@ -16,8 +17,18 @@ def register() -> tuple[str, ...]:
     return tuple(PREFIX + step.name for step in STEPS)
 
 
+def plan(**changes) -> Plan:
+    """All steps beside the library, bidirectional and forward; `changes` as in Plan."""
+    fixed = {"orders": (False,), "works": ("forward",), "experiment": "steps"}
+    return Plan(
+        **{"contenders": ("book", *register()), "lengths": QUICK_LENGTHS, **fixed, **changes}
+    )
+
+
 def _contender(step: Step) -> contenders.Contender:
     def forward(q, k, v, *, causal):
+        if step.whole_blocks and q.shape[2] % BLOCK_N:
+            raise ValueError(f"it needs N a multiple of {BLOCK_N}, not {q.shape[2]}")
         return step.forward(q, k, v)
 
     return contenders.Contender(

@@ -128,6 +128,8 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
     tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
+
+
 # [state-kernel:end]
 
 
@@ -162,6 +164,8 @@ def combine_kernel(
         carry += state
     if not PREFIX:
         tl.store(total + offset, carry, keep)
+
+
 # [combine-kernel:end]
 
 
@@ -212,6 +216,8 @@ def output_kernel(
             b_o *= scale
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_o, FULL)
+
+
 # [output-kernel:end]
 
 
@@ -265,7 +271,9 @@ def backward_query_kernel(
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_do = load_tile(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, FULL)
+        b_do = load_tile(
+            do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, FULL
+        )
         x = b_q.to(tl.float32)
         fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
         a = tl.dot(b_do.to(OPERAND), st, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
@@ -351,10 +359,10 @@ def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, s
 
     `skip` is "first" or "last": the part whose sum nobody needs.
     """
-    D, DV = k.shape[-1], v.shape[-1]
+    DV = v.shape[-1]
     parts, S, H, _ = states.shape
     sums = parts - (skip is not None)
-    state_kernel[(S * H * sums * triton.cdiv(DV, tile.values),)](
+    state_kernel[(S * H * sums * configs.cdiv(DV, tile.values),)](
         k, v, states, *(weights or (None, None)), cu_seqlens, *k.stride(), *v.stride(),
         stride_states=states.stride(0), N=k.shape[2], H=H,
         parts=parts, first_part=int(skip == "first"), sums=sums,
@@ -380,7 +388,7 @@ def launch_combine(states, initial, total=None, *, reverse=False):
     """
     parts, S, H, SIZE = states.shape
     BLOCK = 256
-    combine_kernel[(S * H * triton.cdiv(SIZE, BLOCK),)](
+    combine_kernel[(S * H * configs.cdiv(SIZE, BLOCK),)](
         states, initial, total, stride_states=states.stride(0), parts=parts,
         SIZE=SIZE, BLOCK=BLOCK,
         HAS_INITIAL=initial is not None, PREFIX=total is None, REVERSE=reverse,
@@ -404,7 +412,7 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
 
     o = q.new_empty((B, H, N, DV))
     tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
-    output_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+    output_kernel[(S * H * parts * configs.cdiv(DV, tile.values),)](
         q, o, state, cu_seqlens, *q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
         GROUP=H // Hk, NORMALIZE=normalize,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
@@ -420,9 +428,9 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     """
     B, H, N, D = q.shape
     Hk, M, DV = v.shape[1:]
-    S, SIZE = state.shape[0], D * DV + D
+    S = state.shape[0]
     tile, parts = configs.plan("backward_query_kernel", q, DV, S * H, cu_seqlens)
-    tiles = triton.cdiv(DV, tile.values)
+    tiles = configs.cdiv(DV, tile.values)
     # what the tiles contribute is summed in float32 and rounded once
     dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
     dstates = q.new_empty((parts, S, H, D * DV + tiles * D), dtype=torch.float32)
@@ -441,12 +449,12 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     dstate = total if dstate is None else total + dstate
 
     tile, parts = configs.plan("backward_key_kernel", k, DV, S * Hk, cu_seqlens)
-    tiles = triton.cdiv(DV, tile.values)
+    tiles = configs.cdiv(DV, tile.values)
     dk = k.new_empty((tiles, B, Hk, M, D), dtype=torch.float32 if tiles > 1 else k.dtype)
     dv = v.new_empty((B, Hk, M, DV))
     backward_key_kernel[(S * Hk * parts * tiles,)](
         k, v, dstate, dk, dv, cu_seqlens, *k.stride(), *v.stride(),
-        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts, 
+        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts,
         **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return sum_tiles(dq, q.dtype), sum_tiles(dk, k.dtype), dv, dstate

@@ -122,6 +122,8 @@ def causal_output_kernel(
         total += offset
         tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
         tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
+
+
 # [causal-output-kernel:end]
 
 
@@ -195,9 +197,13 @@ def causal_backward_query_kernel(
         # [BLOCK_N, BLOCK_D]
         b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, FULL)
         # [BLOCK_DV, BLOCK_N]
-        b_vt = load_tile(v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL)
+        b_vt = load_tile(
+            v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL
+        )
         # [BLOCK_N, BLOCK_DV]
-        b_do = load_tile(do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL)
+        b_do = load_tile(
+            do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL
+        )
         x = b_q.to(tl.float32)
         fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
         fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL).to(OPERAND)
@@ -344,7 +350,11 @@ def causal_backward_key_kernel(
         dtotal += offset
         keep_st = keep_st & (part == 0)
         tl.store(dtotal + offs_dv[:, None] + offs_d[None, :] * DV, dst, keep_st)
-        tl.store(dtotal + D * DV + offs_d, tl.sum(dzs, axis=0) / BLOCK_N, (offs_d < D) & (part == 0) & once)
+        tl.store(
+            dtotal + D * DV + offs_d,
+            tl.sum(dzs, axis=0) / BLOCK_N,
+            (offs_d < D) & (part == 0) & once,
+        )
 
 
 def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, weights=None):
@@ -382,7 +392,7 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
     save = save and normalize
     denominator = q.new_empty((B, H, N) if save else (0,), dtype=torch.float32)
     total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32)
-    causal_output_kernel[(S * H * parts * triton.cdiv(DV, tile.values),)](
+    causal_output_kernel[(S * H * parts * configs.cdiv(DV, tile.values),)](
         q, k, v, o, denominator, states, total, cu_seqlens,
         *q.stride(), *k.stride(), *v.stride(),
         stride_states=0 if states is None else states.stride(0),
@@ -408,7 +418,7 @@ def backward(
     strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
 
     tile, parts = configs.plan("causal_backward_query_kernel", q, DV, S * H, cu_seqlens)
-    tiles = triton.cdiv(DV, tile.values)
+    tiles = configs.cdiv(DV, tile.values)
     states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
     dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
     g = q.new_empty((B, H, N), dtype=torch.float32)
@@ -428,17 +438,13 @@ def backward(
         r = torch.zeros_like(g)
 
     tile, parts = configs.plan("causal_backward_key_kernel", q, DV, S * H, cu_seqlens)
-    tiles = triton.cdiv(DV, tile.values)
+    tiles = configs.cdiv(DV, tile.values)
     if dstate is not None and GROUP > 1:  # counted once for each group of query heads
         spread = dstate.new_zeros((S, Hk, GROUP, dstate.shape[-1]))
         spread[:, :, 0] = dstate
         dstate = spread.flatten(1, 2)
-    dstates = _states_before(
-        q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r)
-    )
-    dk = q.new_empty(
-        (tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype
-    )
+    dstates = _states_before(q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r))
+    dk = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype)
     dv = q.new_empty((B, H, N, DV), dtype=torch.float32 if GROUP > 1 else q.dtype)
     dtotal = q.new_empty((S, H, D * DV + D), dtype=torch.float32)
     causal_backward_key_kernel[(S * H * parts * tiles,)](

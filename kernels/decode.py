@@ -81,7 +81,7 @@ def step(q, k, v, kv, z, feature_map, normalize, scale, eps):
     new_kv = torch.empty((B, Hk, D, DV), dtype=torch.float32, device=q.device)
     new_z = torch.empty((B, Hk, D), dtype=torch.float32, device=q.device)
     tile = configs.tile("step_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
-    step_kernel[(B * Hk * triton.cdiv(DV, tile.values),)](
+    step_kernel[(B * Hk * configs.cdiv(DV, tile.values),)](
         q, k, v, kv, z, o, new_kv, new_z,
         *q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride(),
         H=H, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,

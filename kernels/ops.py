@@ -313,9 +313,9 @@ def _(
 def _setup_context(ctx, inputs, output):
     q, k, v, initial, cu_seqlens, *ctx.options, _ = inputs
     o, state, denominator = output
-    # causal reads o and the denominator again, bidirectional reads the state
-    is_causal = ctx.options[0]
-    ctx.save_for_backward(q, k, v, initial, cu_seqlens, o if is_causal else None, state, denominator)
+    is_causal = ctx.options[0]  # then o is read again
+    o = o if is_causal else None
+    ctx.save_for_backward(q, k, v, initial, cu_seqlens, o, state, denominator)
     ctx.set_materialize_grads(False)
 
 

@@ -59,8 +59,8 @@ def compare(got, want, name="o") -> Verdict:
     where = ", ".join(map(str, first))
     return Verdict(
         False,
-        f"wrong: {kind}, {int((~near).sum())} of {near.numel()} values; "
-        f"first {name}[{where}] is {x[first].item():.6g}, should be {y[first].item():.6g}",
+        f"wrong: {kind}, {int((~near).sum())} of {near.numel()} values\n"
+        f"  first: {name}[{where}] is {x[first].item():.6g}, should be {y[first].item():.6g}",
     )
 
 
@@ -157,11 +157,11 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
             got = puzzle.launch(kernel, *inputs)
         except Exception as problem:
             reason = " ".join(str(problem).split())
-            return Verdict(False, f"{name}, input {sizes}: it does not run: {reason}")
+            return Verdict(False, f"{name}, input {sizes}:\n  it does not run: {reason}")
         verdict = compare(got, puzzle.truth(*(x.double() for x in inputs)), puzzle.result)
         if not verdict:
-            return Verdict(False, f"{name}, input {sizes}: {verdict.words}")
+            return Verdict(False, f"{name}, input {sizes}:\n  {verdict.words}")
         if (fence(got) != FENCE).any():
             words = f"wrong: it writes behind the end of {puzzle.result}"
-            return Verdict(False, f"{name}, input {sizes}: {words}")
+            return Verdict(False, f"{name}, input {sizes}:\n  {words}")
     return Verdict(True, f"{name}: right on all {len(puzzle.cases)} inputs")

@@ -26,6 +26,4 @@ def kernel(
         b_k = tl.load(k + rows[:, None] * D + offs_d[None, :], keep, 0.0)
         b_z += tl.sum(tl.where(keep, elu_plus_one(b_k), 0.0), axis=0)
     tl.store(z + offs_d, b_z, offs_d < D)
-
-
-# [puzzle:end]
+    # [puzzle:end]

@@ -37,6 +37,4 @@ def kernel(
         b_s = tl.dot(tl.trans(fk), b_v.to(tl.float32), b_s, input_precision="ieee")
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV + 1)
     tl.store(s + offs_d[:, None] * (DV + 1) + offs_dv[None, :], b_s, keep_s)
-
-
-# [puzzle:end]
+    # [puzzle:end]

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import mask_trap, masked, normalized, output_pass, split, state_pass, strided
+from .state_pass import BLOCK_N
+
+__all__ = ["BLOCK_N", "STEPS", "Step"]
 
 
 class Step(NamedTuple):
@@ -21,6 +24,7 @@ class Step(NamedTuple):
     regions: tuple  # (module, name of the marked region) of each kernel
     feature_map: str = "elu"
     normalize: bool = True
+    whole_blocks: bool = False  # leaves its tensors unless N is a multiple of BLOCK_N
 
 
 STEPS = (
@@ -31,12 +35,14 @@ STEPS = (
         ((state_pass, "state-pass"), (output_pass, "output-pass")),
         feature_map="identity",
         normalize=False,
+        whole_blocks=True,
     ),
     Step(
         "normalized",
         "φ and the normalizer",
         normalized.forward,
         ((normalized, "phi"), (normalized, "state-pass"), (normalized, "output-pass")),
+        whole_blocks=True,
     ),
     Step(
         "mask-trap",

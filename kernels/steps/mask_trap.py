@@ -48,9 +48,7 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], b_s, keep_s)
     tl.store(states + D * DV + offs_d, b_z, offs_d < D)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 forward = functools.partial(masked.forward, state_kernel=state_kernel)

@@ -49,9 +49,7 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], b_s, keep_s)
     tl.store(states + D * DV + offs_d, b_z, offs_d < D)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 # [output-pass:begin]
@@ -86,9 +84,7 @@ def output_kernel(
     b_o = tl.dot(fq.to(b_q.dtype), b_s.to(b_q.dtype), input_precision="ieee")
     b_o /= tl.sum(fq * b_z[None, :], axis=1)[:, None] + eps
     tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_o)
-
-
-# [output-pass:end]
+    # [output-pass:end]
 
 
 def block(size):

@@ -22,9 +22,7 @@ def elu_plus_one(x):
     """φ(x) = elu(x) + 1 in float32: x + 1 for x > 0, else exp(x). NaN stays NaN."""
     x = x.to(tl.float32)
     return tl.where(x > 0, x + 1, tl.exp(x))
-
-
-# [phi:end]
+    # [phi:end]
 
 
 # [state-pass:begin]
@@ -58,9 +56,7 @@ def state_kernel(
         b_s = tl.dot(tl.trans(fk.to(b_v.dtype)), b_v, b_s, input_precision="ieee")
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], b_s)
     tl.store(states + D * DV + offs_d, b_z)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 # [output-pass:begin]
@@ -91,9 +87,7 @@ def output_kernel(
     b_o = tl.dot(fq.to(b_q.dtype), b_s.to(b_q.dtype), input_precision="ieee")
     b_o /= tl.sum(fq * b_z[None, :], axis=1)[:, None] + eps
     tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty))
-
-
-# [output-pass:end]
+    # [output-pass:end]
 
 
 def forward(q, k, v, out=None):

@@ -14,9 +14,7 @@ def offset_kernel(
     """row · stride, first as Triton computes it, then with `row` made 64 bits wide before."""
     tl.store(offsets, row * stride)
     tl.store(offsets + 1, row.to(tl.int64) * stride)
-
-
-# [offsets:end]
+    # [offsets:end]
 
 
 def offsets(row, stride, device="cpu"):

@@ -35,9 +35,7 @@ def output_kernel(
     b_s = tl.load(s + offs_d[:, None] * DV + offs_dv[None, :])
     b_o = tl.dot(b_q, b_s.to(b_q.dtype), input_precision="ieee") * scale
     tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty))
-
-
-# [output-pass:end]
+    # [output-pass:end]
 
 
 # [output-launch:begin]
@@ -51,6 +49,4 @@ def forward(q, k, v, out=None):
         num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return o
-
-
-# [output-launch:end]
+    # [output-launch:end]

@@ -59,9 +59,7 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], b_s, keep_s)
     tl.store(states + D * DV + offs_d, b_z, offs_d < D)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 # [combine:begin]
@@ -79,9 +77,7 @@ def combine_kernel(
         b_total += tl.load(states + offs, keep, 0.0)  # [BLOCK_SIZE]
         states += SIZE
     tl.store(total + offs, b_total, keep)
-
-
-# [combine:end]
+    # [combine:end]
 
 
 # [parts:begin]
@@ -92,9 +88,7 @@ def number_of_parts(heads, N, device):
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
     wanted = multiprocessors * PROGRAMS // heads
     return max(1, min(wanted, triton.cdiv(N, LEAST_BLOCKS * BLOCK_N)))
-
-
-# [parts:end]
+    # [parts:end]
 
 
 def partial_states(k, v, parts):
@@ -131,6 +125,4 @@ def forward(q, k, v, out=None, *, parts=None):
     parts = parts or number_of_parts(B * H, N, k.device)
     total = combine(partial_states(k, v, parts))
     return strided.output(q, total, v.shape[-1], out)
-
-
-# [split-launch:end]
+    # [split-launch:end]

@@ -42,9 +42,7 @@ def state_kernel(
         b_v = tl.load(v + rows[:, None] * DV + offs_dv[None, :])
         b_s = tl.dot(tl.trans(b_k), b_v, b_s, input_precision="ieee")
     tl.store(s + offs_d[:, None] * DV + offs_dv[None, :], b_s)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 # [state-launch:begin]
@@ -58,6 +56,4 @@ def state(k, v):
         num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return s
-
-
-# [state-launch:end]
+    # [state-launch:end]

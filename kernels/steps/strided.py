@@ -50,9 +50,7 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], b_s, keep_s)
     tl.store(states + D * DV + offs_d, b_z, offs_d < D)
-
-
-# [state-pass:end]
+    # [state-pass:end]
 
 
 # [output-pass:begin]
@@ -88,9 +86,7 @@ def output_kernel(
     b_o = tl.dot(fq.to(b_q.dtype), b_s.to(b_q.dtype), input_precision="ieee")
     b_o /= tl.sum(fq * b_z[None, :], axis=1)[:, None] + eps
     tl.store(o + rows[:, None] * DV + offs_dv[None, :], b_o.to(o.dtype.element_ty), keep_o)
-
-
-# [output-pass:end]
+    # [output-pass:end]
 
 
 # [strided-launch:begin]
@@ -108,9 +104,7 @@ def forward(q, k, v, out=None):
         num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return output(q, states, DV, out)
-
-
-# [strided-launch:end]
+    # [strided-launch:end]
 
 
 def output(q, states, DV, out=None):

@@ -93,3 +93,9 @@ def make_record():
 def make_measurement():
     """`made_up`, to be called with other arguments."""
     return made_up
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))

@@ -52,6 +52,19 @@ def test_recorded_when_the_gpu_cannot_be_measured(directory, gpu, monkeypatch):
     assert "could not be measured (it is on fire)" in repr(session)
 
 
+def test_the_chapters_of_a_build_measure_once(record, directory, gpu, tmp_path, monkeypatch):
+    shared = tmp_path / "build" / "live.json"
+    monkeypatch.setenv(book.SHARED, str(shared))
+    runs = []
+    monkeypatch.setattr(book, "run", lambda *a, **k: runs.append(1) or replace(record, live=True))
+    first, second = bench.session(directory), bench.session(directory)
+    assert len(runs) == 1
+    assert first.live and second.live
+    assert second.main.to_json() == first.main.to_json()
+    bench.session(directory, plan=object())  # a plan of its own is measured for itself
+    assert len(runs) == 2
+
+
 def test_neither_gpu_nor_record(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     with pytest.raises(BenchError, match="holds no record"):

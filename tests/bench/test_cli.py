@@ -51,16 +51,24 @@ def test_help(command, capsys):
 
 
 def test_the_plan_that_arguments_ask_for():
-    def plan(*arguments):
-        return cli._plan(cli.parser().parse_args(["run", *arguments]))
+    def plans(*arguments):
+        return cli._plans(cli.parser().parse_args(["run", *arguments]))
 
-    full = plan()
+    def plan(*arguments):
+        (one,) = plans(*arguments)
+        return one
+
+    full, steps = plans()
+    assert (full.experiment, steps.experiment) == ("comparison", "steps")
+    assert steps.contenders[:2] == ("book", "step-two-passes")
+    assert (steps.orders, steps.works) == ((False,), ("forward",))
     assert full.batches == (8, 1)
     assert full.lengths == (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
     assert full.contenders == ("book", "eager", "sdpa-flash", "sdpa-cudnn")
     assert full.orders == (False, True)
     assert full.works == ("forward", "forward+backward")
-    assert len(plan("--quick").lengths) == 4
+    assert [len(p.lengths) for p in plans("--quick")] == [4, 4]
+    assert plan("--contenders", "step-split").contenders == ("step-split",)
     some = plan("--seqlens", "4096,1024", "2048", "--batch", "2", "--causal", "--heads", "4")
     assert some.lengths == (1024, 2048, 4096)
     assert (some.batches, some.orders, some.heads) == ((2,), (True,), 4)
@@ -88,7 +96,7 @@ def run_as(monkeypatch, tmp_path, record, interrupt=False, out="gpu.json"):
     """`python -m bench run` with a run that takes no time and needs no GPU."""
     from bench import runner
 
-    def run(plan, *, command, say, keep, **_):
+    def run(*plans, command, say, keep, **_):
         from dataclasses import replace
 
         say("[1/1] working")

@@ -17,6 +17,7 @@ from book_ext import execution, repository
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ["kernels/steps/a.py", "bench/b.py", "results/c.json", "chapters/puzzles/p.py"]
 MACHINE = {"torch": "2", "triton": "3", "gpu": None}
 HEADER = (
     "---\njupytext:\n  text_representation:\n    extension: .md\n    format_name: myst\n"
@@ -27,14 +28,14 @@ FIGURE = '<div class="book-plotly"><script type="application/json">{"data": []}<
 
 @pytest.fixture
 def checkout(tmp_path):
-    for name in ("kernels/a.py", "bench/b.py", "results/c.json", "chapters/d.md"):
+    for name in (*SOURCES, "chapters/d.md", "chapters/_ext/e.py"):
         path = tmp_path / name
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1")
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["kernels/a.py", "bench/b.py", "results/c.json"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_cache_changes_with_what_the_outputs_depend_on(checkout, name):
     before = execution.fingerprint(checkout, MACHINE)
     (checkout / name).write_text("2")
@@ -50,6 +51,7 @@ def test_cache_changes_with_the_machine(checkout, key):
 def test_cache_stays_when_only_prose_changes(checkout):
     before = execution.fingerprint(checkout, MACHINE)
     (checkout / "chapters/d.md").write_text("2")
+    (checkout / "chapters/_ext/e.py").write_text("2")
     (checkout / "kernels/__pycache__").mkdir()
     (checkout / "kernels/__pycache__/a.pyc").write_text("2")
     assert execution.fingerprint(checkout, MACHINE) == before
@@ -128,6 +130,10 @@ def site(tmp_path_factory):
         "plain": "# Plain\n\nMath: $x^2$.\n",
         "figure": f"# Figure\n\n```{{code-cell}} python\n{cell}```\n",
     }
+    stray = [root / "README.md", root / ".pytest_cache/README.md", root / "tests/notes.md"]
+    for path in stray:  # not in the table of contents, so not in the book, and no warning
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("# Stray\n")
     address = "https://github.com/me/book"
     run = build(root, pages, BOOK_REPOSITORY_URL=address)
     assert run.returncode == 0, run.stdout + run.stderr

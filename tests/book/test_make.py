@@ -94,13 +94,31 @@ def test_failed_set_up_does_not_count_as_done(fresh):
         assert not list(fresh.glob(".venv/ready-*"))
 
 
-def test_set_up_is_repeated_when_requirements_change(fresh):
+@pytest.fixture
+def working(fresh):
+    """A stand-in whose set-up succeeds."""
     good = (
         'if [ "$2" = venv ]; then mkdir -p .venv/bin; '
         "printf '#!/bin/sh\\n' > .venv/bin/python; chmod +x .venv/bin/python; fi\n"
     )
-    said = [make(fresh, "lint", python(fresh, good)).stdout for _ in range(2)]
+    return python(fresh, good)
+
+
+def sets_up(folder: Path, *arguments: str) -> bool:
+    run = make(folder, "lint", *arguments)
+    assert run.returncode == 0, run.stderr
+    return "Setting up" in run.stdout
+
+
+def test_set_up_is_repeated_when_requirements_change(fresh, working):
+    assert sets_up(fresh, working)
+    assert not sets_up(fresh, working)
     with (fresh / "requirements.txt").open("a") as file:
         file.write("einops\n")
-    said.append(make(fresh, "lint", python(fresh, good)).stdout)
-    assert ["Setting up" in text for text in said] == [True, False, True]
+    assert sets_up(fresh, working)
+
+
+def test_the_choice_of_python_is_remembered(fresh, working):
+    assert sets_up(fresh, working, "HOST_TORCH=1")
+    assert not sets_up(fresh)
+    assert sets_up(fresh, "HOST_TORCH=")

@@ -94,7 +94,8 @@ def page_ids(path: Path) -> str:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=page_ids)
 def test_no_measured_number_is_typed(page):
-    assert not typed_numbers(page.read_text())
+    faults = typed_numbers(page.read_text())
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,8 @@ def test_other_numbers_are_let_pass(line):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids)
 def test_cells_fit_the_page(page):
-    assert not too_large(page.read_text())
+    faults = too_large(page.read_text())
+    assert not faults, "\n".join(faults)
 
 
 def test_large_cells_are_found():

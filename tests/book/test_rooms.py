@@ -56,6 +56,11 @@ def test_chapters_import_bench_and_kernels_alone_of_the_rooms(path):
         assert imports(code) & ROOMS <= {"bench", "kernels"}
 
 
+@pytest.mark.parametrize("path", files("chapters", "*.py"), ids=relative)
+def test_code_beside_chapters_imports_bench_and_kernels_alone_of_the_rooms(path):
+    assert imports(path.read_text()) & ROOMS <= {"bench", "kernels"}
+
+
 def test_imports_are_found():
     source = "import a.b\nfrom c.d import e\ndef f():\n    import g\nfrom . import h\n"
     assert imports(source) == {"a", "c", "g"}

@@ -16,7 +16,7 @@ from sphinx.util import logging
 log = logging.getLogger(__name__)
 
 # What a chapter's output depends on beside its own cells.
-SOURCES = ("kernels", "bench", "results")
+SOURCES = ("kernels/**/*", "bench/**/*", "results/**/*", "chapters/**/*.py")
 KEPT_CACHES = 3
 
 # Asked in a process of its own, so that the build itself holds no memory of the GPU.
@@ -46,6 +46,8 @@ def prepare(app, config) -> None:
     caches = Path(app.outdir).parent / ".jupyter_cache"
     config.nb_execution_cache_path = str(caches / fingerprint(root, machine))
     prune(caches, keep=Path(config.nb_execution_cache_path))
+    # The chapters of one build measure the GPU once: see bench/book.py.
+    os.environ["BOOK_LIVE_RECORD"] = str(Path(config.nb_execution_cache_path, "live.json"))
 
 
 def set_paths(root: Path) -> None:
@@ -80,8 +82,8 @@ def fingerprint(root: Path, machine: dict) -> str:
     """A name for the cache that changes with anything the outputs depend on."""
     digest = hashlib.sha256(json.dumps([machine[k] for k in ("torch", "triton", "gpu")]).encode())
     for source in SOURCES:
-        for path in sorted((root / source).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+        for path in sorted(root.glob(source)):
+            if path.is_file() and not {"__pycache__", "_ext"} & set(path.parts):
                 digest.update(str(path.relative_to(root)).encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

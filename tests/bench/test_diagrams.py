@@ -1,0 +1,107 @@
+"""Explaining figures and listings: valid, with alternative text, and true to the code."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from bench import contenders, diagrams, listings, steps
+from bench.errors import BenchError
+from kernels import steps as small
+from kernels.steps import mask_trap, masked
+
+
+def two_panels(log):
+    panels = {
+        "first": [diagrams.Curve("a", [512, 1024], [0.1, 1.0], "book")],
+        "second": [diagrams.Curve("b", [512, 2048], [2.0, 3.0], "floor", markers=False)],
+    }
+    return diagrams.curves(panels, x="N", y="ms", alts=["one", "two"], log=log, source="Here.")
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_curves_are_valid_and_switch(log):
+    figure = two_panels(log)
+    figure.plotly()  # raises on anything that Plotly does not know
+    assert figure.alts == {"0": "one", "1": "two"}
+    assert [trace["meta"] for trace in figure.data] == [[0], [1]]
+    assert [trace["visible"] for trace in figure.data] == [True, False]
+    page = figure.html()
+    assert 'role="img"' in page and 'aria-label="one"' in page
+    assert page.count("<option") == 2
+    assert "http" not in page
+    if log:
+        assert figure.layout["xaxis"]["ticktext"] == ["512", "1K", "2K"]
+
+
+def test_programs_show_who_loads_what():
+    once = [[[True, True]], [[False, False]]]
+    twice = [[[True, False]], [[True, False]]]
+    figure = diagrams.programs({2: once, 3: [*twice, [[False, False]]]})
+    figure.plotly()
+    assert figure.data[0]["text"] == [["0", "0"]]
+    assert figure.data[1]["text"] == [["0, 1", ""]]  # loaded twice, and never
+    assert figure.data[1]["z"] == [[0, None]]
+    assert "each of which loads at most 2 blocks" in figure.alts["0"]
+
+
+def test_the_drawing_is_valid_and_follows_the_page():
+    drawing = diagrams.two_passes()
+    root = ElementTree.fromstring(drawing.svg)
+    assert root.get("role") == "img" and root.get("aria-label") == drawing.alt
+    colours = set(re.findall(r'(?:stroke|color|fill)="([^"]+)"', drawing.svg))
+    assert colours <= {"currentColor", "none", *diagrams.PALETTE}
+    _, _, width, height = map(float, root.get("viewBox").split())
+    for box in root.iter("rect"):
+        x, y, w, h = (float(box.get(name)) for name in ("x", "y", "width", "height"))
+        assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
+
+
+def test_code_lines_counts_code_alone():
+    text = '''
+"""A docstring.
+
+Of three lines."""
+
+def f(
+    x,  # a comment
+):
+    """One more."""
+    # a comment
+
+    y = """a text
+    of two lines"""
+    return x, y
+'''
+    assert listings.code_lines(text) == 6
+
+
+def test_regions_and_their_faults():
+    text = listings.region(masked, "state-pass")
+    assert text.startswith("@triton.jit\n") and text.endswith("offs_d < D)\n")
+    with pytest.raises(BenchError, match="nothing-here"):
+        listings.region(masked, "nothing-here")
+
+
+def test_the_cure_of_the_trap_is_one_line():
+    text = listings.diff(mask_trap, masked, "state-pass").text
+    changed = [line for line in text.splitlines() if line[0] in "+-"]
+    assert [line[0] for line in changed] == ["-", "+"]
+    assert "tl.where(keep_k" in changed[1]
+    page = listings.diff(mask_trap, masked, "state-pass")._repr_html_()
+    assert page.count("background-color") == 2
+
+
+def test_steps_become_contenders_once(monkeypatch):
+    monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))
+    before = set(contenders.names())
+    names = steps.register()
+    assert steps.register() == names
+    assert set(contenders.names()) - before == set(names)
+    assert len(names) == len(small.STEPS)
+    for name in names:
+        assert contenders.get(name).causal == (False,)
+    x = torch.zeros(1, 1, small.BLOCK_N + 1, 16)
+    with pytest.raises(ValueError, match="a multiple of 64, not 65"):
+        contenders.get("step-normalized").forward(x, x, x, causal=False)

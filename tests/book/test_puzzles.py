@@ -1,0 +1,119 @@
+"""Every solution passes its checker, every stub and every planted wrong answer fails it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = ROOT / "chapters" / "puzzles"
+
+spec = importlib.util.spec_from_file_location(
+    "puzzles", PLACE / "__init__.py", submodule_search_locations=[str(PLACE)]
+)
+puzzles = sys.modules["puzzles"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(puzzles)
+
+# puzzle, a text of the solution and what stands there instead, a word of the verdict
+WRONG = [
+    ("normalizer", "tl.where(keep, elu_plus_one(b_k), 0.0)", "elu_plus_one(b_k)", "should be"),
+    ("normalizer", "(rows[:, None] < N) & ", "", "should be"),
+    ("normalizer", "b_z += ", "b_z = ", "should be"),
+    ("normalizer", "b_z, offs_d < D)", "b_z)", "writes behind"),
+    ("normalizer", "axis=0", "axis=1", "does not run"),
+    ("normalizer", "rows[:, None] * D", "rows[:, None] * BLOCK_D", "should be"),
+    ("normalizer", "range(0, N, BLOCK_N)", "range(0, N - BLOCK_N + 1, BLOCK_N)", "should be"),
+    ("normalizer", "    z += head * D\n", "", "should be"),
+    ("ones_column", "ones = (rows[:, None] < N) &", "ones = (rows[:, None] >= 0) &", "should be"),
+    ("ones_column", "offs_dv[None, :] == DV)", "offs_dv[None, :] == 0)", "should be"),
+    ("ones_column", "tl.where(ones, 1.0, b_v)", "tl.where(ones, 2.0, b_v)", "should be"),
+    ("ones_column", "offs_d[:, None] * (DV + 1)", "offs_d[:, None] * DV", "should be"),
+]
+
+
+def kernel_of(text: str, path: Path):
+    path.write_text(text)
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.kernel
+
+
+def solution(name: str) -> str:
+    return (PLACE / f"{name}_solution.py").read_text()
+
+
+def code(name: str) -> list[str]:
+    """The lines of a puzzle's kernel, without comments and blank lines."""
+    text = (PLACE / f"{name}.py").read_text().split("# [puzzle:begin]")[1]
+    lines = [line.split("  #")[0].rstrip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
+
+
+def test_every_puzzle_has_a_stub_and_a_solution():
+    files = {path.stem for path in PLACE.glob("*.py")} - {"__init__"}
+    assert files == {f"{name}{end}" for name in puzzles.PUZZLES for end in ("", "_solution")}
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_solutions_pass(name):
+    verdict = puzzles.check(name, solution=True)
+    assert verdict, verdict.words
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_stubs_run_and_fail(name):
+    verdict = puzzles.check(name)
+    assert not verdict
+    assert "first: " in verdict.words and "should be" in verdict.words
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_solving_only_adds_lines(name):
+    rest = iter(code(f"{name}_solution"))
+    assert all(line in rest for line in code(name))
+
+
+@pytest.mark.parametrize("name, right, wrong, word", WRONG)
+def test_wrong_answers_are_rejected(name, right, wrong, word, tmp_path):
+    text = solution(name)
+    assert text.count(right) == 1
+    verdict = puzzles.check(name, kernel_of(text.replace(right, wrong), tmp_path / "wrong.py"))
+    assert not verdict
+    assert word in verdict.words
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_a_kernel_can_be_given(name, tmp_path):
+    assert puzzles.check(name, kernel_of(solution(name), tmp_path / "mine.py"))
+
+
+def test_the_file_is_read_anew(tmp_path, monkeypatch):
+    """The reader edits the file and checks again, in one process."""
+    monkeypatch.setattr(puzzles, "HERE", tmp_path)
+    path = tmp_path / "normalizer.py"
+    path.write_text((PLACE / "normalizer.py").read_text())
+    assert not puzzles.check("normalizer")
+    path.write_text(solution("normalizer"))
+    assert puzzles.check("normalizer")
+
+
+def test_compare_says_what_is_wrong():
+    want = torch.arange(6.0).reshape(2, 3).double()
+    assert puzzles.compare(want.float(), want)
+    off = want.float()
+    off[1, 2] = 7
+    verdict = puzzles.compare(off, want, "z")
+    assert not verdict
+    assert "1 of 6 values" in verdict.words
+    assert "z[1, 2] is 7, should be 5" in verdict.words
+    off[0, 1] = float("nan")
+    assert "z[0, 1] is nan, should be 1" in puzzles.compare(off, want, "z").words
+    assert "should have shape [2, 3]" in puzzles.compare(want.float()[:1], want).words
+    assert "int64" in puzzles.compare(want.long(), want).words
+    assert "no tensor" in puzzles.compare(None, want).words
+    assert puzzles.compare(torch.zeros(0, 3), torch.zeros(0, 3).double())
