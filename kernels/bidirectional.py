@@ -128,9 +128,7 @@ def state_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
     tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
-
-
-# [state-kernel:end]
+    # [state-kernel:end]
 
 
 # [combine-kernel:begin]
@@ -164,9 +162,7 @@ def combine_kernel(
         carry += state
     if not PREFIX:
         tl.store(total + offset, carry, keep)
-
-
-# [combine-kernel:end]
+    # [combine-kernel:end]
 
 
 # [output-kernel:begin]
@@ -216,9 +212,7 @@ def output_kernel(
             b_o *= scale
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_o, FULL)
-
-
-# [output-kernel:end]
+    # [output-kernel:end]
 
 
 @triton.jit

@@ -122,9 +122,7 @@ def causal_output_kernel(
         total += offset
         tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
         tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
-
-
-# [causal-output-kernel:end]
+    # [causal-output-kernel:end]
 
 
 @triton.jit

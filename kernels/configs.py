@@ -39,6 +39,8 @@ class Tile(NamedTuple):
     num_stages: int
 
 
+ROOMY = (90, 100, 103)  # a program may have 227 KiB of shared memory
+
 #   kernel, features: rows, values, resident, num_warps, num_stages
 HOPPER = {
     ("state_kernel", 64): (128, 64, 2, 4, 3),
@@ -73,8 +75,11 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     if hopper and (kernel, features) in HOPPER:
         rows, most, resident, warps, stages = HOPPER[kernel, features]
         return Tile(rows, features, min(values, most), narrowest, resident, warps, stages)
-    # the state of a program is features × values in float32 registers: 64 KiB at the most
-    values = min(values, 128, 16384 // features)
+    # the state of a program is features × values in float32 registers: 64 KiB at the most.
+    # backward_key_kernel also keeps it in shared memory, twice: operands of four bytes take half
+    # the width where a program has 99 or 163 KiB.
+    roomy = dtype == torch.bfloat16 or arch in ROOMY
+    values = min(values, 128, (16384 if roomy else 8192) // features)
     wide = features * values > 4096
     if dtype == torch.bfloat16:
         rows = 64 if features <= 128 else 32
