@@ -113,11 +113,15 @@ class Record:
         return self.provenance.line(live=self.live)
 
     def select(self, **wanted) -> list[Measurement]:
-        """Measurements whose fields equal what is asked for: `select(B=8, causal=True)`."""
+        """Measurements whose fields equal what is asked for: `select(B=8, causal=True)`.
+
+        Those of the comparison, unless another `experiment` is asked for.
+        """
+        wanted = {"experiment": COMPARISON} | wanted
         return [m for m in self.measurements if all(getattr(m, k) == v for k, v in wanted.items())]
 
     def one(self, **wanted) -> Measurement | None:
-        """The first measurement that fits, or None."""
+        """The first measurement that `select` finds, or None."""
         return next(iter(self.select(**wanted)), None)
 
     def values(self, name: str) -> list:
@@ -126,7 +130,7 @@ class Record:
 
     def contenders(self) -> list[str]:
         """Contenders of the comparison in the order in which they were measured."""
-        return list(dict.fromkeys(m.contender for m in self.select(experiment=COMPARISON)))
+        return list(dict.fromkeys(m.contender for m in self.select()))
 
     def frame(self):
         """A pandas DataFrame with one row for each measurement."""

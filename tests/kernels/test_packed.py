@@ -25,9 +25,10 @@ def packed(lengths):
 @both_ways
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_each_sequence_attends_to_itself_alone(subject, causal, lengths):
-    # with one key and a small eps the true gradient of q is a difference that cancels
+    # with one key the true gradient of q is eps times what its two terms are: a small eps would
+    # leave a difference that cancels, of which half precision keeps nothing
     inputs = qkv(subject, N=sum(lengths))
-    agree(subject, *inputs, causal=causal, cu_seqlens=packed(lengths), eps=0.5)
+    agree(subject, *inputs, causal=causal, cu_seqlens=packed(lengths), eps=50.0)
 
 
 @both_ways
