@@ -8,9 +8,11 @@
 """
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
-_PARTS = ("contenders", "figures", "gate", "hardware", "results", "roofline", "runner", "style")
-_PARTS += ("tables", "timing", "truth")
+_PARTS = ("contenders", "diagrams", "figures", "gate", "hardware", "listings", "results")
+_PARTS += ("roofline", "runner", "steps", "style", "tables", "timing", "truth")
 _NAMES = {
     "BenchError": "errors",
     "claim": "claims",
@@ -22,6 +24,21 @@ _NAMES = {
 }
 
 __all__ = [*_NAMES, *_PARTS]
+
+
+def _check_kernels():
+    """Another package on PyPI is called `kernels` too: say so where it would be imported."""
+    spec = find_spec("kernels")
+    ours = Path(__file__).resolve().parents[1] / "kernels"
+    if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ours:
+        found = spec.origin if spec is not None else None
+        raise ImportError(
+            f"`import kernels` finds {found or 'nothing'}, not the book's package {ours}: "
+            f"put {ours.parent} first in PYTHONPATH, or uninstall the other package."
+        )
+
+
+_check_kernels()
 
 
 def __getattr__(name):

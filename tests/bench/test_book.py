@@ -1,5 +1,8 @@
 """What chapters open: live on a GPU, recorded elsewhere, and always said which."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -78,3 +81,16 @@ def test_names_of_the_package():
     assert "session" in dir(bench)
     with pytest.raises(AttributeError, match="nothing_here"):
         _ = bench.nothing_here
+
+
+def test_another_package_called_kernels_is_refused_at_once(tmp_path):
+    other = tmp_path / "kernels"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(hardware.ROOT)])}
+    command = [sys.executable, "-c", "import bench"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: `import kernels` finds {other}")
+    assert "uninstall the other package" in last
