@@ -48,6 +48,9 @@ def _head_dim(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
+    from . import steps
+
+    steps.register()  # the help names every contender that `run` knows
     top = _Parser(prog="python -m bench", description="The instruments of the book.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -79,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("file", nargs="+", type=Path)
     check.set_defaults(act=_check)
 
-    readme = commands.add_parser("readme", help="redraw the README's figure and table")
+    readme = commands.add_parser("readme", help="redraw the README's figure and tables")
     readme.add_argument("--record", help="a GPU's slug or a file (default: the best one)")
     readme.add_argument("--readme", type=Path, default=hardware.ROOT / "README.md")
     readme.set_defaults(act=_readme)
@@ -139,7 +142,6 @@ def _plans(options):
     from .runner import QUICK_LENGTHS, Plan
     from .timing import QUICK
 
-    steps.register()
     shared = {"dtype": options.dtype or str(hardware.default_dtype()).removeprefix("torch.")}
     if options.quick:
         shared["sampling"] = QUICK

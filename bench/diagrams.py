@@ -8,7 +8,7 @@ import html
 from dataclasses import dataclass
 
 from . import style
-from .figures import TEMPLATE, Figure, Switch
+from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
 
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B38600", "#2A93D5", "#8C6BB1", "#7A7A00")
 
@@ -33,7 +33,7 @@ def curves(
     switch: str = "Show",
     log: bool = False,
     source: str = "",
-    height: int = 380,
+    height: int = 400,
 ) -> Figure:
     """Curves over a common x; with several panels a switch chooses the one that is shown.
 
@@ -70,9 +70,9 @@ def curves(
     layout = {
         "height": height,
         "template": TEMPLATE,
-        "margin": {"l": 64, "r": 12, "t": 8, "b": 96},
+        "margin": MARGIN,
         "hovermode": "closest",
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "legend": LEGEND,
         "xaxis": x_axis,
         "yaxis": y_axis,
     }

@@ -28,6 +28,10 @@ TEMPLATE = {
         "yaxis": _AXIS,
     }
 }
+# The legend's place counts in plot heights: on a narrow page the legend has more lines and the plot
+# is lower, and the title of the x axis still has to fit between them.
+MARGIN = {"l": 64, "r": 12, "t": 8, "b": 96}
+LEGEND = {"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"}
 CONFIG = {"responsive": True, "displayModeBar": False}
 # Colab shows each output in a frame of its own, without the book's scripts.
 COLAB_PLOTLY = "https://cdn.plot.ly/plotly-3.0.1.min.js"
@@ -149,7 +153,7 @@ def _colab_loader() -> str:
 # ---------------------------------------------------------------- what all figures here share
 
 
-def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int = 420) -> dict:
+def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int = 440) -> dict:
     """Axes over the sequence length, log-log unless said otherwise."""
     axis = {"showline": True, "zeroline": False, "ticks": "outside"}
     decades = [10.0**e for e in range(-4, 6)]
@@ -164,9 +168,9 @@ def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int
     return {
         "height": height,
         "template": TEMPLATE,
-        "margin": {"l": 64, "r": 12, "t": 8, "b": 96},
+        "margin": MARGIN,
         "hovermode": "closest",
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "legend": LEGEND,
         "xaxis": axis
         | {
             "title": {"text": "sequence length N"},

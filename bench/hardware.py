@@ -5,6 +5,9 @@ import platform
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,7 +40,7 @@ class Provenance:
     sm_count: int | None = None
     l2_bytes: int | None = None
     memory_bytes: int | None = None
-    sm_clock_mhz: int | None = None
+    sm_clock_mhz: int | None = None  # in a run under load (`busy`); without a load at rest
     sm_clock_max_mhz: int | None = None
     memory_clock_mhz: int | None = None
     power_limit_w: float | None = None
@@ -72,8 +75,41 @@ def default_dtype() -> torch.dtype:
     return torch.bfloat16
 
 
-def provenance(command: str = "") -> Provenance:
-    """Describe this machine now; `command` is how the measurement was asked for."""
+@contextmanager
+def busy(work: Callable[[], None] | None = None):
+    """Keep the GPU copying memory, as the kernels here do, for as long as the block runs.
+
+    `work` is another thing to do over and over; it has to return soon.
+    """
+    if work is None:
+        source = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(source)
+
+        def work():
+            for _ in range(10):
+                target.copy_(source)
+            torch.cuda.synchronize()
+
+    done = threading.Event()
+
+    def repeat():
+        while not done.is_set():
+            work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def provenance(command: str = "", load: Callable = nullcontext) -> Provenance:
+    """Describe this machine now; `command` is how the measurement was asked for.
+
+    The clocks are read within the context `load`: a GPU at rest reports a fifth of what it runs at.
+    """
     commit, dirty = _commit()
     facts = {
         "gpu": "none",
@@ -88,13 +124,15 @@ def provenance(command: str = "") -> Provenance:
     }
     if has_gpu():
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        with load():
+            clocks = _nvidia_smi(getattr(gpu, "uuid", None))
         facts |= {
             "gpu": gpu.name,
             "capability": f"{gpu.major}.{gpu.minor}",
             "sm_count": gpu.multi_processor_count,
             "l2_bytes": getattr(gpu, "L2_cache_size", None),
             "memory_bytes": gpu.total_memory,
-            **_nvidia_smi(getattr(gpu, "uuid", None)),
+            **clocks,
         }
     return Provenance(slug=slug(facts["gpu"]), **facts)
 

@@ -1,4 +1,4 @@
-"""The README's figure and table, drawn from a record between two markers."""
+"""The README's figure and tables, drawn from a record between two markers."""
 
 from pathlib import Path
 
@@ -13,18 +13,17 @@ IMAGE = "results/figures/headline.png"
 
 
 def block(record: Record, alt: str) -> str:
-    """The Markdown between the markers: figure, table, provenance."""
-    B = headline_batch(record)
-    table = headline_table(record, B)
-    return f"![{alt}]({IMAGE})\n\n{table.markdown()}"
+    """The Markdown between the markers: the figure, then a table with provenance for each batch."""
+    shown = [headline_table(record, B).markdown() for B in headline_batches(record)]
+    return "\n\n".join([f"![{alt}]({IMAGE})", *shown])
 
 
-def headline_batch(record: Record) -> int:
-    """The largest batch: the one that fills the GPU at every length."""
-    batches = record.values("B")
+def headline_batches(record: Record) -> list[int]:
+    """The batches, the largest one, which fills the GPU best, first; the figure shows that one."""
+    batches = sorted({m.B for m in record.select()}, reverse=True)
     if not batches:
         raise BenchError(f"The record of {record.provenance.gpu} holds no measurement.")
-    return batches[-1]
+    return batches
 
 
 def headline_table(record: Record, B: int) -> tables.Table:
@@ -43,17 +42,17 @@ def headline_table(record: Record, B: int) -> tables.Table:
             good = ours is not None and ours.ok
             row += [
                 tables.cell(ours),
-                style.number(softmax.median_ms) if softmax else "–",
+                tables.cell(softmax),
                 style.number(tables.speedup(record, **shape)),
                 style.number(ours.share_of_floor, 2) if good else "–",
             ]
         rows.append(row)
     first = record.one(B=B)
     caption = (
-        f"{contenders.label('book')}, forward, ({B}, {first.H}, N, {first.D}), {first.dtype}, "
-        f"median; {record.line}."
+        f"B = {B}: {contenders.label('book')}, forward, ({B}, {first.H}, N, {first.D}), "
+        f"{first.dtype}, median; {record.line}."
     )
-    return tables.Table(columns, rows, caption)
+    return tables.Table(columns, rows, caption + tables.footnote(rows))
 
 
 def update(record: Record, readme: Path) -> list[Path]:
@@ -66,7 +65,7 @@ def update(record: Record, readme: Path) -> list[Path]:
         raise BenchError(f"{readme} has to hold {BEGIN} and, after it, {END}, each once.")
     image = readme.parent / IMAGE
     image.parent.mkdir(parents=True, exist_ok=True)
-    alt = figures.headline_image(record, image, B=headline_batch(record))
+    alt = figures.headline_image(record, image, B=headline_batches(record)[0])
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]
     readme.write_text(f"{head}{BEGIN}\n{block(record, alt)}\n{END}{tail}", encoding="utf-8")

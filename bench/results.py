@@ -19,6 +19,8 @@ DIRECTORY = ROOT / "results"
 COMPARISON = "comparison"  # the experiment that races whole operators
 PARTIAL = ".partial.json"  # what a run under way, or an interrupted one, has so far
 
+STEADY = 1.2  # the most that the 80th percentile may be over the 20th
+
 Status = Literal["ok", "wrong", "failed", "not_installed"]
 
 
@@ -53,6 +55,7 @@ class Measurement:
     floor_ms: float | None = None  # a copy of the same bytes, in the same run
     error: float | None = None  # largest relative error against float64
     verified: str | None = None  # what was compared with what
+    unsteady: bool | None = None  # True: `spread` above STEADY, raced again alone, and still above
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -74,6 +77,8 @@ class Measurement:
                 raise ValueError(f"status is {self.status!r} but there is no reason")
             if any(t is not None for t in times):
                 raise ValueError(f"status is {self.status!r} but there is a time")
+            if self.unsteady:
+                raise ValueError(f"status is {self.status!r} but it is called unsteady")
 
     @property
     def ok(self) -> bool:
@@ -84,6 +89,11 @@ class Measurement:
     def share_of_floor(self) -> float:
         """Copy time over time: 1.0 is the speed of a copy of the ideal bytes."""
         return self.floor_ms / self.median_ms
+
+    @property
+    def spread(self) -> float:
+        """80th percentile over 20th: 1.0 where all samples agree."""
+        return self.p80_ms / self.p20_ms
 
     @property
     def host_bound(self) -> bool:

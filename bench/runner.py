@@ -90,8 +90,9 @@ def run(
     entrants = {name: contenders.get(name) for plan in plans for name in plan.contenders}
     if device == "cuda" and not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    record = Record(hardware.provenance(command), live=True)
     clock = clock or DeviceClock()
+    load = hardware.busy if device == "cuda" else contextlib.nullcontext
+    record = Record(hardware.provenance(command, load), live=True)
     rows = [(plan, shape) for plan in plans for shape in plan.shapes()]
     begin = time.monotonic()
     for i, (plan, shape) in enumerate(rows):
@@ -156,6 +157,8 @@ def measure(entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling
     for fact, lane in zip(facts, lanes, strict=True):
         if lane is None:
             continue
+        if copy.failure is None and lane.failure is None:
+            lane = _steadier(lane, clock, sampling)
         if copy.failure is not None:
             fact |= {"status": "failed", "reason": f"its floor: {one_line(copy.failure)}"}
         elif lane.failure is not None:
@@ -169,7 +172,18 @@ def measure(entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling
                 "host_ms": lane.host_median_ms,
                 "floor_ms": copy.percentile(50),
             }
+            if lane.spread > results.STEADY:
+                fact["unsteady"] = True
     return facts
+
+
+def _steadier(lane: Lane, clock, sampling: Sampling) -> Lane:
+    """The lane; one whose samples disagree races once more alone, and the steadier one counts."""
+    if lane.spread <= results.STEADY:
+        return lane
+    again = Lane(lane.call, lane.context)
+    race([again], clock, sampling)
+    return again if again.failure is None and again.spread < lane.spread else lane
 
 
 def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> Measurement:

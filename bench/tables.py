@@ -4,26 +4,31 @@ import html
 from dataclasses import dataclass, field
 
 from . import contenders, style
-from .results import Measurement, Record
+from .results import STEADY, Measurement, Record
 from .roofline import FORWARD
+
+UNSTEADY = "†"
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows of text under column names; `notes` maps (row, column) to what a hover says.
 
-    `words` says that the cells are words, not numbers: set to the left, and broken into lines.
+    `words` names the columns that hold words, not numbers: set to the left, and broken into lines.
     """
 
     columns: list[str]
     rows: list[list[str]]
     caption: str = ""
     notes: dict[tuple[int, int], str] = field(default_factory=dict)
-    words: bool = False
+    words: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
-        wrap = f' style="white-space: normal{"; text-align: left" if self.words else ""}"'
-        head = "".join(f'<th scope="col"{wrap}>{html.escape(c)}</th>' for c in self.columns)
+        head = "".join(
+            f'<th scope="col" style="white-space: normal'
+            f'{"; text-align: left" if c in self.words else ""}">{html.escape(c)}</th>'
+            for c in self.columns
+        )
         body = "".join(
             f"<tr>{''.join(self._cell(i, j, text) for j, text in enumerate(row))}</tr>"
             for i, row in enumerate(self.rows)
@@ -40,14 +45,18 @@ class Table:
         title = f' title="{html.escape(note)}"' if note else ""
         if j == 0:
             return f'<th scope="row"{title}>{html.escape(text)}</th>'
-        style = ' style="white-space: normal; text-align: left"' if self.words else ""
+        style = (
+            ' style="white-space: normal; text-align: left"'
+            if self.columns[j] in self.words
+            else ""
+        )
         return f"<td{title}{style}>{html.escape(text)}</td>"
 
     def markdown(self) -> str:
         """A pipe table, the caption as a line below it."""
         lines = [
             "| " + " | ".join(self.columns) + " |",
-            "|---" + "|--:" * (len(self.columns) - 1) + "|",
+            "|---" + "".join("|---" if c in self.words else "|--:" for c in self.columns[1:]) + "|",
             *("| " + " | ".join(row) + " |" for row in self.rows),
         ]
         return "\n".join(lines + (["", f"{self.caption}"] if self.caption else []))
@@ -55,9 +64,12 @@ class Table:
     def __str__(self) -> str:
         grid = [self.columns, *self.rows]
         widths = [max(len(row[j]) for row in grid) for j in range(len(self.columns))]
+        left = [j == 0 or c in self.words for j, c in enumerate(self.columns)]
         lines = [
-            row[0].ljust(widths[0])
-            + "".join("  " + c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+            "  ".join(
+                c.ljust(w) if here else c.rjust(w)
+                for c, w, here in zip(row, widths, left, strict=True)
+            )
             for row in grid
         ]
         lines.insert(1, "  ".join("-" * w for w in widths))
@@ -106,7 +118,7 @@ def times(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table
     caption = (
         f"Median time [ms], {size}{style.order(causal)}, {style.work_name(work)}; {record.line}."
     )
-    return Table(columns, rows, caption, notes)
+    return Table(columns, rows, caption + footnote(rows), notes)
 
 
 def longest(record: Record, **shape) -> int:
@@ -127,16 +139,16 @@ def host(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
         for name in names:
             m = record.one(contender=name, N=n, B=B, causal=causal, work=work)
             if m is None or not m.ok or m.host_ms is None:
-                cells.append(cell(m) if m is None or not m.ok else style.number(m.median_ms))
+                cells.append(cell(m))
                 continue
             star = " *" if m.host_bound else ""
-            cells.append(f"{style.number(m.median_ms)} / {style.number(m.host_ms)}{star}")
+            cells.append(f"{cell(m)} / {style.number(m.host_ms)}{star}")
         rows.append([style.length(n), *cells])
     caption = (
         "Device / host time [ms], * where a program that waits for nothing else waits for the "
         f"host, B = {B}, {style.order(causal)}, {style.work_name(work)}; {record.line}."
     )
-    return Table(["N", *map(contenders.label, names)], rows, caption)
+    return Table(["N", *map(contenders.label, names)], rows, caption + footnote(rows))
 
 
 def label(m: Measurement | None) -> str:
@@ -148,7 +160,16 @@ def cell(m: Measurement | None) -> str:
     """What stands in a table for a measurement: its time, or why there is none."""
     if m is None:
         return "–"
-    return style.number(m.median_ms) if m.ok else m.status.replace("_", " ")
+    if not m.ok:
+        return m.status.replace("_", " ")
+    return style.number(m.median_ms) + (UNSTEADY if m.spread > STEADY else "")
+
+
+def footnote(rows: list[list[str]]) -> str:
+    """What the mark of an unsteady time means, to follow a caption; nothing where there is none."""
+    if not any(UNSTEADY in text for row in rows for text in row):
+        return ""
+    return f" {UNSTEADY} Unsteady: its 80th percentile is more than {STEADY} times its 20th."
 
 
 def note(m: Measurement) -> str:
@@ -161,6 +182,8 @@ def note(m: Measurement) -> str:
     )
     if m.host_ms is not None:
         text += f"; the host needs {style.number(m.host_ms)} ms to issue it"
+    if m.unsteady:
+        text += "; unsteady, also when raced again alone"
     return text
 
 
@@ -177,7 +200,7 @@ def problems(record: Record) -> Table:
         for (who, status, why), places in rows.items()
     ]
     columns = ["contender", "status", "where", "reason"]
-    return Table(columns, lines, f"Not timed; {record.line}.", words=True)
+    return Table(columns, lines, f"Not timed; {record.line}.", words=tuple(columns))
 
 
 def entrants(names: list[str] | None = None) -> Table:
@@ -188,4 +211,5 @@ def entrants(names: list[str] | None = None) -> Table:
         missing = c.available()
         there = "yes" if missing is None else "not installed"
         rows.append([c.label, name, c.note, there])
-    return Table(["contender", "name", "what is timed", "installed here"], rows, words=True)
+    columns = ["contender", "name", "what is timed", "installed here"]
+    return Table(columns, rows, words=tuple(columns))

@@ -125,6 +125,8 @@ def _check_tensors(tensors, dims, float64):
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, not of layout {x.layout}")
         if x.ndim != len(dims):
             raise ValueError(
                 f"{name} must have {len(dims)} dimensions [{', '.join(dims)}], "

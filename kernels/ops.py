@@ -216,11 +216,14 @@ def _device_of(x):
 
 
 def _attend(q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps):
-    """The registered operator; without its dispatch where nothing asks for it."""
+    """Runs the kernels; through the registered operator only where torch.compile has to see it,
+    since its dispatch takes longer than the kernels of a short sequence."""
     tensors = (q, k, v) if initial is None else (q, k, v, initial)
     save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    plain = not save and all(type(x) is torch.Tensor for x in tensors)
-    attend = _forward if plain and not torch.compiler.is_compiling() else forward
+    if torch.compiler.is_compiling() or any(type(x) is not torch.Tensor for x in tensors):
+        attend = forward
+    else:
+        attend = _Attention.apply if save else _forward
     return attend(
         q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, save
     )  # fmt: skip
@@ -232,6 +235,23 @@ def _forward(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, sc
         if is_causal:
             return causal.forward(*arguments, save)
         return (*bidirectional.forward(*arguments), q.new_empty(0, dtype=torch.float32))
+
+
+def _backward(
+    q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+    is_causal, feature_map, normalize, scale, eps,
+):  # fmt: skip
+    if dstate is not None:  # autograd hands over any strides, the kernels count on these
+        dstate = dstate.contiguous()
+    with _device_of(q):
+        if is_causal:
+            return causal.backward(
+                q, k, v, o, initial, denominator, do, dstate,
+                cu_seqlens, feature_map, normalize, scale,
+            )  # fmt: skip
+        return bidirectional.backward(
+            q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
+        )
 
 
 @torch.library.custom_op("triton_linear_attention::forward", mutates_args=())
@@ -289,17 +309,10 @@ def backward(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq, dk, dv as q, k, v and the gradient of the initial state [S, Hk, D * Dv + D] float32."""
-    if dstate is not None:  # autograd hands over any strides, the kernels count on these
-        dstate = dstate.contiguous()
-    with _device_of(q):
-        if is_causal:
-            return causal.backward(
-                q, k, v, o, initial, denominator, do, dstate,
-                cu_seqlens, feature_map, normalize, scale,
-            )  # fmt: skip
-        return bidirectional.backward(
-            q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
-        )
+    return _backward(
+        q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+        is_causal, feature_map, normalize, scale, eps,
+    )  # fmt: skip
 
 
 @backward.register_fake
@@ -324,15 +337,30 @@ def _setup_context(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, do, dstate, _):
+def _gradients(run, ctx, do, dstate):
+    """The gradients of all arguments of `forward`; `run` is `_backward` or its operator."""
     q, k, v, initial, cu_seqlens, o, state, denominator = ctx.saved_tensors
     if do is None:
         do = q.new_zeros(()).expand(*q.shape[:-1], v.shape[-1])
     o = q.new_empty(0) if o is None else o
-    dq, dk, dv, dinitial = backward(
+    dq, dk, dv, dinitial = run(
         q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate, *ctx.options
     )
     return dq, dk, dv, None if initial is None else dinitial, *(None,) * 7
 
 
-forward.register_autograd(_backward, setup_context=_setup_context)
+forward.register_autograd(
+    lambda ctx, do, dstate, _: _gradients(backward, ctx, do, dstate), setup_context=_setup_context
+)
+
+
+class _Attention(torch.autograd.Function):
+    """The same for eager PyTorch, without the operator's dispatch."""
+
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, do, dstate, _):
+        return _gradients(_backward, ctx, do, dstate)

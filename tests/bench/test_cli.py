@@ -50,6 +50,17 @@ def test_help(command, capsys):
     assert f"python -m bench {command}" in capsys.readouterr().out
 
 
+def test_help_and_error_list_the_same_contenders(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    told = capsys.readouterr().out
+    assert cli.main(["run", "--contenders", "nobody"]) == 2
+    listed = capsys.readouterr().err.split("there are ")[1].strip().rstrip(".")
+    assert "step-split" in listed
+    assert listed in told
+
+
 def test_the_plan_that_arguments_ask_for():
     def plans(*arguments):
         return cli._plans(cli.parser().parse_args(["run", *arguments]))
@@ -152,7 +163,8 @@ def test_readme_is_redrawn_between_its_markers(record, tmp_path, capsys):
     assert text.startswith("# Title\n\n")
     assert text.endswith(f"{readme.END}\n\nRest.\n")
     assert "old" not in text
-    assert "| 64K |" in text
+    assert text.count("| 64K |") == 2
+    assert text.index("B = 8: This book") < text.index("B = 1: This book")
     assert "recorded on Made-up GPU 1" in text
     image = tmp_path / readme.IMAGE
     assert image.read_bytes()[:4] == b"\x89PNG"

@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from bench import claims, contenders, figures, style, tables
+from bench import claims, contenders, figures, readme, style, tables
 from bench.roofline import FORWARD
 
 ALL = [
@@ -90,6 +91,47 @@ def test_a_failure_is_in_the_table_with_its_reason(record):
         ["SDPA flash", "failed", "(8, 8, 64K, 64) bidirectional forward and 7 more",
          "out of <memory>"]
     ]  # fmt: skip
+
+
+def test_unsteady_times_are_marked_and_explained(record):
+    at = next(
+        i for i, m in enumerate(record.measurements)
+        if (m.contender, m.B, m.causal, m.work, m.N) == ("book", 8, False, FORWARD, 512)
+    )  # fmt: skip
+    plain = tables.times(record, B=8, causal=False)
+    assert "†" not in str(plain)
+    m = record.measurements[at]
+    record.measurements[at] = replace(m, p80_ms=m.p20_ms * 1.3, unsteady=True)
+    table = tables.times(record, B=8, causal=False)
+    assert table.rows[0][1] == plain.rows[0][1] + "†"
+    assert "† Unsteady: its 80th percentile is more than 1.2 times" in table.caption
+    assert table.notes[0, 1].endswith("unsteady, also when raced again alone")
+    assert "†" not in tables.times(record, B=8, causal=True).caption
+    assert "† /" in tables.host(record, B=8, causal=False).rows[0][1]
+    assert "† Unsteady" in tables.host(record, B=8, causal=False).caption
+    assert "† Unsteady" in readme.headline_table(record, 8).caption
+    assert "†" not in readme.headline_table(record, 1).markdown()
+
+
+def test_word_columns_are_set_to_the_left_and_numbers_to_the_right():
+    table = tables.Table(["step", "idea", "ms"], [["a", "an idea", "1.5"]], words=("idea",))
+    page = table._repr_html_()
+    left = ' style="white-space: normal; text-align: left"'
+    assert f'<th scope="col"{left}>idea</th>' in page
+    assert '<th scope="col" style="white-space: normal">ms</th>' in page
+    assert f"<td{left}>an idea</td><td>1.5</td>" in page
+    assert table.markdown().splitlines()[1] == "|---|---|--:|"
+    assert str(table).splitlines()[0] == "step  idea      ms"
+
+
+def test_the_legend_stays_clear_of_the_title_of_the_x_axis(record):
+    """Plotly fits plot, gap and legend between the top margin and the bottom of the figure."""
+    for figure in [draw([record]) for draw in ALL]:
+        layout = figure.layout
+        lines = len({t["name"] for t in figure.data})  # on a narrow page one line each
+        gap = -layout["legend"]["y"]
+        plot = (layout["height"] - layout["margin"]["t"] - 29 * (lines - 1)) / (1 + gap)
+        assert gap * plot >= 60, "ticks and title take 55 px"
 
 
 def test_speedup_is_against_the_fastest_sdpa(record):

@@ -1,6 +1,9 @@
 """Provenance, with and without a GPU, git or nvidia-smi."""
 
+import time
+from contextlib import contextmanager
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +58,41 @@ def test_nvidia_smi(monkeypatch):
     assert facts["power_limit_w"] is None
     monkeypatch.setattr(hardware, "_output", lambda *_: None)
     assert hardware._nvidia_smi(None) == {}
+
+
+def test_busy_works_until_the_block_ends():
+    done = []
+    with hardware.busy(lambda: done.append(time.sleep(0.001))):
+        deadline = time.monotonic() + 10
+        while len(done) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+    after = len(done)
+    assert after >= 3
+    time.sleep(0.02)
+    assert len(done) == after
+
+
+def test_clocks_are_read_within_the_load(monkeypatch):
+    inside = []
+
+    @contextmanager
+    def load():
+        inside.append(True)
+        yield
+        inside.clear()
+
+    gpu = SimpleNamespace(
+        name="G", major=9, minor=0, multi_processor_count=2, total_memory=1, L2_cache_size=1
+    )
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    read = {"sm_clock_mhz": 345}
+    monkeypatch.setattr(
+        hardware, "_nvidia_smi", lambda _: {"sm_clock_mhz": 1980} if inside else read
+    )
+    assert hardware.provenance("x", load).sm_clock_mhz == 1980
+    assert hardware.provenance("x").sm_clock_mhz == 345
 
 
 def test_absent_command():

@@ -1,6 +1,7 @@
 """Records: written whole or not at all, read only if they fit the schema, found by GPU."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,8 +49,6 @@ def test_a_failed_write_leaves_the_old_file(record, tmp_path, monkeypatch):
 
 
 def test_live_is_not_stored(record, tmp_path):
-    from dataclasses import replace
-
     live = replace(record, live=True)
     assert live.line.startswith("live on Made-up GPU 1, 2026-01-02, torch 2.11.0")
     again = results.read(results.write(live, tmp_path / "gpu.json"))
@@ -62,6 +61,11 @@ def damage(record, change):
     data = json.loads(record.to_json())
     change(data)
     return json.dumps(data)
+
+
+def refuse(data, **facts):
+    fields = {"status": "wrong", "reason": "x", "median_ms": None, "p20_ms": None, "p80_ms": None}
+    data["measurements"][3].update(fields | facts)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,8 @@ def damage(record, change):
         (lambda d: d["measurements"][3].update(p20_ms=1e9), "not in order"),
         (lambda d: d["measurements"][3].update(status="wrong"), "there is no reason"),
         (lambda d: d["measurements"][3].update(status="wrong", reason="x"), "there is a time"),
+        (lambda d: refuse(d, unsteady=True), "called unsteady"),
+        (lambda d: d["measurements"][3].update(unsteady="very"), "measurements.3.unsteady"),
         (lambda d: d.update(measurements={}), "measurements"),
     ],
 )
@@ -142,6 +148,16 @@ def test_share_of_floor_and_host_bound(make_measurement):
     assert m.share_of_floor == pytest.approx(1 / 1.5)
     assert m.host_bound
     assert not make_measurement("book", Shape(8, 8, 65536), FORWARD).host_bound
+
+
+def test_unsteady_is_kept_and_absent_where_it_is_not_so(make_measurement, record, tmp_path):
+    steady = make_measurement("book", Shape(8, 8, 512), FORWARD)
+    unsteady = replace(steady, p80_ms=2 * steady.p20_ms, unsteady=True)
+    assert unsteady.spread == pytest.approx(2)
+    whole = results.Record(record.provenance, [steady, unsteady])
+    assert whole.to_json().count("unsteady") == 1
+    again = results.read(results.write(whole, tmp_path / "gpu.json"))
+    assert [m.unsteady for m in again.measurements] == [None, True]
 
 
 def test_every_file_in_results_is_valid_and_named_by_its_gpu():

@@ -7,7 +7,7 @@ from bench import contenders, eager, runner, truth
 from bench.contenders import Contender
 from bench.errors import BenchError
 from bench.results import Record
-from bench.timing import HostClock, Sampling
+from bench.timing import HostClock, Lane, Sampling
 
 ONCE = Sampling(least=2, most=2, budget_s=0.0, warm_up=1)
 SMALL = {"batches": (1,), "heads": 2, "head_dim": 16, "dtype": "float32", "sampling": ONCE}
@@ -92,6 +92,65 @@ def test_a_contender_that_breaks_while_timed(enter):
     assert later.status == "failed"
     assert later.reason == "RuntimeError: worn out second line"
     assert good.ok
+
+
+class ScriptedClock(HostClock):
+    """Runs the call, and reports these times in turn; from the end of the script on 1 ms."""
+
+    def __init__(self, *device_ms):
+        self.script = iter(device_ms)
+
+    def sample(self, call, host_ms=0.0):
+        call()
+        return next(self.script, 1.0), 0.1
+
+
+@pytest.mark.parametrize(
+    ("script", "median_ms", "unsteady"),
+    [
+        # warm-up and two turns of contender and copy; then warm-up and two samples of a lane alone
+        ([1, 1, 1.0, 1, 1.1, 1], 1.05, None),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.2, 1.2], 1.2, None),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.0, 2.0], 1.5, True),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.0, 9.0], 2.0, True),
+    ],
+)
+def test_unsteady_times_race_again_and_the_record_says_so(script, median_ms, unsteady):
+    plan = runner.Plan(
+        **(SMALL | {"contenders": ("eager",), "lengths": (64,)}),
+        orders=(False,),
+        works=("forward",),
+    )
+    clock = ScriptedClock(*script)
+    (m,) = runner.run(plan, clock=clock, device="cpu").measurements
+    assert m.median_ms == pytest.approx(median_ms)
+    assert m.unsteady is unsteady
+    assert next(clock.script, None) is None, "no less was sampled than the script has"
+
+
+def test_a_second_race_that_fails_leaves_the_first():
+    calls = iter(range(100))
+
+    def call():
+        if next(calls) >= 1:
+            raise RuntimeError("worn out")
+
+    lane = Lane(call, device_ms=[1.0, 3.0], host_ms=[0.1, 0.1])
+    assert runner._steadier(lane, ScriptedClock(), ONCE) is lane
+
+
+def test_the_provenance_of_a_run_on_a_gpu_is_read_under_load(monkeypatch):
+    loads = []
+
+    def provenance(command, load):
+        loads.append(load)
+        raise BenchError("enough")
+
+    monkeypatch.setattr(runner.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(runner.hardware, "provenance", provenance)
+    with pytest.raises(BenchError, match="enough"):
+        runner.run(runner.Plan(), clock=HostClock())
+    assert loads == [runner.hardware.busy]
 
 
 def test_progress_and_partial_records():

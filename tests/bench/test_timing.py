@@ -1,11 +1,12 @@
 """Sampling: turns, counts, failures; on a GPU also what the clock does and does not count."""
 
+import itertools
 import time
 
 import pytest
 import torch
 
-from bench import floor
+from bench import floor, timing
 from bench.timing import DeviceClock, HostClock, Lane, Sampling, race
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: device events")
@@ -20,6 +21,30 @@ class FakeClock:
     def sample(self, call, host_ms=0.0):
         self.expected.append(host_ms)
         return call(), 0.5
+
+    def hold_ms(self, host_ms):
+        return 0.1 + 1.5 * host_ms
+
+
+class LeakyClock:
+    """A device that needs 1 ms, and a host that needs what `hosts` says, sample by sample.
+
+    Like the device's clock, it counts as device time what the host needs beyond the hold.
+    """
+
+    LIMIT_MS = 20.0
+
+    def __init__(self, hosts):
+        self.hosts = iter(hosts)
+        self.held = []
+
+    def hold_ms(self, host_ms):
+        return min(self.LIMIT_MS, 0.1 + 1.5 * host_ms)
+
+    def sample(self, call, host_ms=0.0):
+        self.held.append(self.hold_ms(host_ms))
+        host = next(self.hosts)
+        return max(1.0, host - self.held[-1] + 1.0), host
 
 
 def test_contenders_take_turns():
@@ -63,6 +88,64 @@ def test_expected_host_time_comes_from_the_warm_up():
     clock = FakeClock()
     race([Lane(lambda: 1.0)], clock, Sampling(2, 2, 1.0, 2))
     assert clock.expected == [0.0, 0.5, 0.5, 0.5]
+
+
+def test_a_sample_that_measured_the_host_is_taken_again_with_a_longer_hold():
+    clock = LeakyClock([0.1, 0.1, 4.0, 0.1, 0.1])
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert lane.device_ms == [1.0, 1.0, 1.0], "the sample of 4 ms does not count"
+    assert lane.host_ms == [0.1, 0.1, 0.1]
+    assert clock.held == pytest.approx([0.1, 0.25, 0.25, 6.1, 6.1]), "and the longer hold stays"
+
+
+def test_the_margin_of_the_hold():
+    clock = LeakyClock([])
+    assert not timing.outlasted(clock, 1.0, 1.4)
+    assert timing.outlasted(clock, 1.0, 1.5), "within 10 % of the hold of 1.6 ms"
+    assert not timing.outlasted(HostClock(), 1.0, 1e9), "a clock without a hold takes nothing again"
+
+
+def test_work_longer_than_the_longest_hold_is_kept():
+    clock = LeakyClock(itertools.repeat(50.0))
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert lane.host_ms == [50.0] * 3
+    assert len(clock.held) == 1 + 3
+
+
+def test_retakes_end_also_where_the_host_only_gets_slower():
+    clock = LeakyClock(1.1**i * 1e-3 * 3**i for i in itertools.count())
+    clock.LIMIT_MS = float("inf")
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(5, 5, 1.0, 1))
+    assert len(lane.device_ms) == 5
+    assert len(clock.held) == 1 + 5 + timing.MOST_RETAKES
+
+
+def test_a_retake_that_raises_ends_the_lane():
+    def call():
+        if len(clock.held) > 2:
+            raise RuntimeError("broke")
+
+    class Clock(LeakyClock):
+        def sample(self, call, host_ms=0.0):
+            taken = super().sample(call, host_ms)
+            call()
+            return taken
+
+    clock = Clock([0.1, 4.0, 0.1, 0.1])
+    lane = Lane(call)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert str(lane.failure) == "broke"
+    assert len(clock.held) == 3
+
+
+def test_the_hold_of_the_device_covers_the_host_up_to_its_limit():
+    clock = DeviceClock.__new__(DeviceClock)  # without a GPU
+    assert clock.hold_ms(0.0) == pytest.approx(0.1)
+    assert clock.hold_ms(2.0) == pytest.approx(3.1)
+    assert clock.hold_ms(1e9) == DeviceClock.HOLD_LIMIT_MS >= 20
 
 
 def test_context_is_entered_around_each_call_and_not_timed():

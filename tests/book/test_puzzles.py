@@ -32,15 +32,27 @@ WRONG = [
     ("ones_column", "offs_dv[None, :] == DV)", "offs_dv[None, :] == 0)", "should be"),
     ("ones_column", "tl.where(ones, 1.0, b_v)", "tl.where(ones, 2.0, b_v)", "should be"),
     ("ones_column", "offs_d[:, None] * (DV + 1)", "offs_d[:, None] * DV", "should be"),
+    ("stable_softmax", "    x = x - largest\n", "", "is nan, should be"),
+    ("stable_softmax", "(total == 0, 1)", "(total == 0, 2)\n    total = total * 2", "should be"),
+    ("stable_softmax", "(total == 0, 1)", "(total == 1, 1)", "is nan, should be 0"),
+    ("stable_softmax", 'largest == float("-inf"), 0', "largest == 0, 0", "is nan, should be 0"),
+    ("stable_softmax", "x.amax(-1, keepdim=True)", "x.amax()", "should be"),
+    ("stable_softmax", "return e / total", "return (e / total)[..., :1]", "should have shape"),
+    ("last_tokens", "arange(M - N, M,", "arange(N,", "should be"),
+    ("last_tokens", "> place", ">= place", "should be"),
+    ("last_tokens", "> place", "< place", "should be"),
+    ("last_tokens", 'float("-inf")', "0.0", "should be"),
+    ("last_tokens", " / D**0.5", "", "should be"),
+    ("last_tokens", "return weights @ v", "return weights.double() @ v.double()", "float64"),
 ]
 
 
-def kernel_of(text: str, path: Path):
+def kernel_of(name: str, text: str, path: Path):
     path.write_text(text)
     found = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    return module.kernel
+    return getattr(module, puzzles.PUZZLES[name].entry)
 
 
 def solution(name: str) -> str:
@@ -82,14 +94,15 @@ def test_solving_only_adds_lines(name):
 def test_wrong_answers_are_rejected(name, right, wrong, word, tmp_path):
     text = solution(name)
     assert text.count(right) == 1
-    verdict = puzzles.check(name, kernel_of(text.replace(right, wrong), tmp_path / "wrong.py"))
+    changed = text.replace(right, wrong)
+    verdict = puzzles.check(name, kernel_of(name, changed, tmp_path / "wrong.py"))
     assert not verdict
     assert word in verdict.words
 
 
 @pytest.mark.parametrize("name", puzzles.PUZZLES)
 def test_a_kernel_can_be_given(name, tmp_path):
-    assert puzzles.check(name, kernel_of(solution(name), tmp_path / "mine.py"))
+    assert puzzles.check(name, kernel_of(name, solution(name), tmp_path / "mine.py"))
 
 
 def test_the_file_is_read_anew(tmp_path, monkeypatch):
