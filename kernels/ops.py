@@ -361,6 +361,6 @@ class _Attention(torch.autograd.Function):
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, do, dstate, _):
-        return _gradients(_backward, ctx, do, dstate)
+        # with create_graph=True through the operator, which refuses to be differentiated again
+        return _gradients(backward if torch.is_grad_enabled() else _backward, ctx, do, dstate)
