@@ -55,7 +55,7 @@ clean:  ## remove what these commands made
 	@find bench chapters kernels tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY):
-	@$(PYTHON) -c '' 2>/dev/null || { \
+	@$(PYTHON) -V >/dev/null 2>&1 || { \
 	  echo "There is no '$(PYTHON)' here: install Python 3.10 or newer, or name one, as in 'make book PYTHON=python3.12'." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "'$(PYTHON)' is $$($(PYTHON) -V 2>&1), and the book needs 3.10 or newer: name another, as in 'make book PYTHON=python3.12'." >&2; exit 1; }

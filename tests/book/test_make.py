@@ -68,6 +68,12 @@ def test_missing_python(fresh):
     assert "install Python 3.10 or newer" in last_sentence(run)
 
 
+def test_python_that_only_a_version_manager_knows(fresh):
+    run = make(fresh, "book", python(fresh, "echo many lines of advice >&2; exit 127\n"))
+    assert run.returncode and "install Python 3.10 or newer" in last_sentence(run)
+    assert "advice" not in run.stderr
+
+
 def test_old_python(fresh):
     old = 'case "$1" in -V) echo Python 3.8.18;; *) exit 1;; esac\n'
     run = make(fresh, "test", python(fresh, old))
