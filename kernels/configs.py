@@ -67,8 +67,8 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     `arch` is the compute capability as one number, 90 for an H100; 0 for the interpreter.
     """
     hopper = arch == 90 and dtype == torch.bfloat16
-    # ptxas 12 miscompiles some narrow matrix products of Hopper (wrong values, or an illegal
-    # memory access): there, heads below 64 are padded to 64.
+    # With narrow tiles, Triton 3.6 gave wrong gradients or illegal memory accesses on an H100; a
+    # known fault of ptxas 12 is the likely cause. There, heads below 64 are padded to 64.
     narrowest = 64 if hopper else 16
     features = max(narrowest, triton.next_power_of_2(D))
     values = max(narrowest, triton.next_power_of_2(DV))
