@@ -41,7 +41,7 @@ def causal_output_kernel(
     o,  # [B, H, N, DV] contiguous, written
     denominator,  # [B, H, N] float32, written if SAVE
     states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
-    total,  # [B * H // GROUP, D * DV + D] float32: state after the last part, written if FINAL
+    total,  # [B * H // GROUP, D * DV + D] float32: state after the last part, written
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
@@ -50,7 +50,7 @@ def causal_output_kernel(
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Z: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    HAS_STATE: tl.constexpr, SAVE: tl.constexpr, FINAL: tl.constexpr,
+    HAS_STATE: tl.constexpr, SAVE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o for one part of the rows of one head, chunk by chunk."""
@@ -114,14 +114,12 @@ def causal_output_kernel(
             b_o *= scale
         store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_v, FULL)
         s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
-        if NORMALIZE or FINAL:
-            zs = tl.dot(fkt, ones, zs, input_precision=PRECISION)
+        zs = tl.dot(fkt, ones, zs, input_precision=PRECISION)
 
-    if FINAL:
-        once = (part == parts - 1) & (h % GROUP == 0)
-        total += offset
-        tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
-        tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
+    once = (part == parts - 1) & (h % GROUP == 0)
+    total += offset
+    tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
+    tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
     # [causal-output-kernel:end]
 
 
@@ -395,7 +393,7 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
         *q.stride(), *k.stride(), *v.stride(),
         stride_states=0 if states is None else states.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
-        BLOCK_Z=tile.narrowest, HAS_STATE=states is not None, SAVE=save, FINAL=True,
+        BLOCK_Z=tile.narrowest, HAS_STATE=states is not None, SAVE=save,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return o, total, denominator

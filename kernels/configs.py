@@ -16,16 +16,6 @@ import torch
 import triton
 import triton.language as tl
 
-KERNELS = (
-    "state_kernel",
-    "output_kernel",
-    "backward_query_kernel",
-    "backward_key_kernel",
-    "causal_output_kernel",
-    "causal_backward_query_kernel",
-    "causal_backward_key_kernel",
-)
-
 
 class Tile(NamedTuple):
     """The shape of one program: how much it holds, and how it is compiled."""
@@ -62,7 +52,7 @@ HOPPER = {
 
 @functools.cache
 def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
-    """The tile of `kernel` (one of KERNELS) for head sizes D and DV, both 1 to 256.
+    """The tile of the kernel of that name for head sizes D and DV, both 1 to 256.
 
     `arch` is the compute capability as one number, 90 for an H100; 0 for the interpreter.
     """
