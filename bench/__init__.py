@@ -12,12 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PARTS = ("contenders", "diagrams", "figures", "gate", "hardware", "listings", "results")
-_PARTS += ("roofline", "runner", "steps", "style", "tables", "timing", "truth")
+_PARTS += ("roofline", "runner", "steps", "studies", "style", "tables", "timing", "truth")
 _NAMES = {
     "BenchError": "errors",
     "claim": "claims",
     "session": "book",
     "glue": "book",
+    "study": "studies",
     "load": "results",
     "available": "results",
     "best_recorded": "results",

@@ -1,4 +1,4 @@
-"""`python -m bench run | show | check | readme`. Results on stdout, progress on stderr.
+"""`python -m bench run | study | show | check | readme`. Results on stdout, progress on stderr.
 
 Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in one sentence.
 130: interrupted; what was measured is kept.
@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import contenders, hardware, results
+from . import contenders, hardware, results, studies
 from .errors import BenchError
 from .roofline import WORKS
 
@@ -72,6 +72,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
     run.set_defaults(act=_run)
 
+    study = commands.add_parser("study", help="measure what a chapter needs beside the race")
+    study.add_argument(
+        "name", nargs="*", help="studies (default: all): " + ", ".join(studies.names())
+    )
+    study.add_argument("--out", type=Path, help="folder (default: results/studies)")
+    study.add_argument("--quick", action="store_true", help="what a chapter measures itself")
+    study.set_defaults(act=_study)
+
     show = commands.add_parser("show", help="show a record as tables")
     show.add_argument("record", nargs="?", help="a GPU's slug or a file (default: the best one)")
     show.add_argument("--markdown", action="store_true", help="tables in Markdown")
@@ -132,6 +140,25 @@ def _run(options) -> int:
     if options.json:
         print(record.to_json(), end="")
     return 0 if good else 1
+
+
+def _study(options) -> int:
+    known = studies.names()
+    for name in options.name:
+        if name not in known:
+            raise BenchError(f"There is no study {name!r}; known: {', '.join(known)}.")
+    failed = []
+    for name in options.name or known:
+        _say(f"{name}: {studies.about(name)}")
+        try:
+            found = studies.run(name, options.quick, hardware.command_line(), _say)
+            _say(f"wrote {studies.write(found, options.out)}")
+        except BenchError:
+            raise
+        except Exception as problem:  # the others are still worth having
+            failed.append(name)
+            _say(f"{name} failed: {type(problem).__name__}: {problem}")
+    return 1 if failed else 0
 
 
 def _plans(options):
@@ -197,6 +224,10 @@ def _show(options) -> int:
 
 def _check(options) -> int:
     for file in options.file:
+        if '"study"' in results.text_of(file):
+            study = studies.read(file)
+            print(f"{file}: study {study.study}, {study.provenance.gpu}, {len(study.rows)} rows.")
+            continue
         record = results.read(file)
         good = sum(m.ok for m in record.measurements)
         print(

@@ -152,7 +152,7 @@ class Record:
         """JSON with one measurement a line, so that a new run reads well as a diff."""
 
         def line(item):
-            known = {k: _short(v) for k, v in asdict(item).items() if v is not None}
+            known = {k: rounded(v) for k, v in asdict(item).items() if v is not None}
             return json.dumps(known, allow_nan=False)
 
         rows = ",\n  ".join(line(m) for m in self.measurements)
@@ -164,7 +164,7 @@ class Record:
         )
 
 
-def _short(value):
+def rounded(value):
     """Times to five significant digits: more is noise, and makes the file larger."""
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
@@ -184,18 +184,26 @@ def write(record: Record, path) -> Path:
 
 def read(path) -> Record:
     """Read and check a results file; BenchError says in one sentence what is wrong with it."""
-    path = Path(path)
+    return parse(text_of(path), str(path))
+
+
+def text_of(path) -> str:
+    """The text of a results file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BenchError(f"There is no results file {path}.") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise BenchError(f"The results file {path} cannot be read: {problem}.") from None
-    return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Record:
     """A record from JSON text; `name` is what messages call it."""
+    return validated(Record, text, name, SCHEMA)
+
+
+def validated(kind: type, text: str, name: str, schema: int):
+    """A dataclass of that kind from JSON text; `name` is what messages call the text."""
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError:
@@ -207,12 +215,12 @@ def parse(text: str, name: str) -> Record:
     except json.JSONDecodeError as problem:
         raise BenchError(f"{name} is not JSON: {problem}.") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA:
+    if version != schema:
         raise BenchError(
-            f"{name} has schema_version {version!r}; this version of the book reads {SCHEMA}."
+            f"{name} has schema_version {version!r}; this version of the book reads {schema}."
         )
     try:
-        return replace(TypeAdapter(Record).validate_python(data), live=False)
+        return replace(TypeAdapter(kind).validate_python(data), live=False)
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -1,0 +1,157 @@
+"""Studies: what a chapter measures beside the race of whole operators.
+
+Each module of this folder is a study. It has
+
+    ABOUT = "one line: what is measured"
+    def measure(quick: bool, say: Callable[[str], None]) -> list[dict]: ...
+
+`measure` runs on the GPU and returns flat rows: names of columns to text, numbers, booleans or
+None, with the unit in the column's name (`read_GBps`, `latency_ns`, `median_ms`). With `quick` it
+ends within 20 seconds, which a chapter that is executed on a GPU waits for; in full, within 60.
+
+The name of a study is that of its module, with `-` for `_`.
+"""
+
+import json
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from .. import hardware, results
+from ..errors import BenchError
+from ..hardware import Provenance
+
+SCHEMA = 1
+DIRECTORY = results.DIRECTORY / "studies"  # results/studies/<gpu>/<study>.json
+NO_GPU = (
+    "A study needs an NVIDIA GPU, and PyTorch sees none here: run this command on a machine with "
+    "one, or read what is recorded in results/studies/."
+)
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rows of one study on one GPU, with their provenance."""
+
+    study: str
+    provenance: Provenance
+    rows: list[dict[str, Value]]
+    schema_version: Literal[1] = SCHEMA
+    live: bool = False
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def __post_init__(self):
+        if not self.rows:
+            raise ValueError("a study without rows")
+        for row in self.rows:
+            for name, value in row.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{name} is {value!r}; it has to be finite or None")
+
+    @property
+    def line(self) -> str:
+        """One line of provenance."""
+        return self.provenance.line(live=self.live)
+
+    def select(self, **wanted) -> list[dict[str, Value]]:
+        """The rows whose columns equal what is asked for; a row that lacks one is left out."""
+        return [r for r in self.rows if all(k in r and r[k] == v for k, v in wanted.items())]
+
+    def one(self, **wanted) -> dict[str, Value]:
+        """The only row that `select` finds; BenchError if there is none, or more than one."""
+        found = self.select(**wanted)
+        if len(found) != 1:
+            raise BenchError(f"The study {self.study!r} has {len(found)} rows with {wanted}.")
+        return found[0]
+
+    def column(self, name: str, **wanted) -> list[Value]:
+        """One column of the rows that `select` finds, in their order."""
+        return [row[name] for row in self.select(**wanted)]
+
+    def to_json(self) -> str:
+        """JSON with a line for each row, so that two records can be compared as text."""
+        known = {k: v for k, v in asdict(self.provenance).items() if v is not None}
+        rows = ",\n  ".join(
+            json.dumps({k: results.rounded(v) for k, v in row.items()}) for row in self.rows
+        )
+        return (
+            f'{{"schema_version": {self.schema_version},\n'
+            f' "study": {json.dumps(self.study)},\n'
+            f' "provenance": {json.dumps(known)},\n'
+            f' "rows": [\n  {rows}\n ]}}\n'
+        )
+
+
+def names() -> list[str]:
+    """All studies."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__))
+
+
+def about(name: str) -> str:
+    """What a study measures, in one line."""
+    return _module(name).ABOUT
+
+
+def run(name: str, quick: bool = False, command: str = "", say: Callable = print) -> Study:
+    """Measure a study on this machine's GPU.
+
+    Raises BenchError when there is no such study or no GPU.
+    """
+    module = _module(name)
+    if not hardware.has_gpu():
+        raise BenchError(NO_GPU)
+    rows = module.measure(quick, say)
+    return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
+
+
+def read(path) -> Study:
+    """Read and check the file of a study; BenchError says in one sentence what is wrong with it."""
+    return results.validated(Study, results.text_of(path), str(path), SCHEMA)
+
+
+def recorded(name: str, directory=None) -> list[Study]:
+    """What is recorded of a study, a Study for each GPU, H100 and the like before older ones."""
+    _module(name)
+    found = sorted(Path(directory or DIRECTORY).glob(f"*/{name}.json"))
+    studies = [read(path) for path in found]
+    return sorted(studies, key=lambda s: s.provenance.capability or "", reverse=True)
+
+
+def study(name: str, directory=None) -> Study:
+    """What a chapter shows: measured here if there is a GPU, else what is recorded.
+
+    Raises BenchError where there is neither.
+    """
+    why = "there is no GPU here"
+    if hardware.has_gpu():
+        try:
+            return run(name, quick=True, command=f"bench.study({name!r})", say=lambda text: None)
+        except Exception as problem:  # the page then shows the record, and says why
+            why = f"the GPU here could not be measured ({type(problem).__name__}: {problem})"
+            print(f"Shown as recorded: {why}.")
+    there = recorded(name, directory)
+    if not there:
+        raise BenchError(
+            f"{why[0].upper()}{why[1:]}, and nothing is recorded of {name!r}: "
+            f"run `python -m bench study {name}` on a machine with a GPU."
+        )
+    return there[0]
+
+
+def write(study: Study, directory=None) -> Path:
+    """Write a study to its place under `directory` (default: results/studies)."""
+    place = Path(directory or DIRECTORY) / study.provenance.slug / f"{study.study}.json"
+    return results.write(replace(study, live=False), place)
+
+
+def _module(name: str):
+    if name not in names():
+        raise BenchError(f"There is no study {name!r}; known: {', '.join(names())}.")
+    return import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,112 @@
+"""Studies are recorded and read back, and a damaged or missing one ends in one sentence."""
+
+import dataclasses
+
+import pytest
+
+from bench import studies
+from bench.cli import main
+from bench.errors import BenchError
+from bench.hardware import Provenance
+
+GPU = Provenance(
+    gpu="NVIDIA Test", slug="nvidia-test", date="2026-01-01T00:00:00Z", command="", python="3.12",
+    torch="2.11", capability="9.0",
+)  # fmt: skip
+ROWS = [{"n": 1, "median_ms": 0.123456789, "note": None}, {"n": 2, "median_ms": 0.5, "note": "a"}]
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A study that is known under the name `example`."""
+
+    class module:
+        ABOUT = "numbers for a test"
+
+        @staticmethod
+        def measure(quick, say):
+            say("measuring")
+            return ROWS if not quick else ROWS[:1]
+
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: False)
+    monkeypatch.setattr(studies, "names", lambda: ["example"])
+    monkeypatch.setattr(studies, "import_module", lambda name: module)
+    return studies.Study("example", GPU, ROWS)
+
+
+def test_what_is_written_is_read_back(example, tmp_path):
+    path = studies.write(dataclasses.replace(example, live=True), tmp_path)
+    assert path == tmp_path / "nvidia-test" / "example.json"
+    back = studies.recorded("example", tmp_path)[0]
+    assert not back.live
+    assert back.rows == [ROWS[0] | {"median_ms": 0.12346}, ROWS[1]]
+    assert back.column("n") == [1, 2]
+    assert back.one(n=2)["note"] == "a"
+    assert studies.study("example", tmp_path) == back
+    assert main(["check", str(path)]) == 0
+
+
+def test_a_row_that_is_not_there_is_said(example):
+    with pytest.raises(BenchError, match="0 rows with {'n': 3}"):
+        example.one(n=3)
+
+
+def test_without_gpu_and_record_it_says_what_to_type(example, tmp_path):
+    with pytest.raises(BenchError, match="python -m bench study example"):
+        studies.study("example", tmp_path)
+
+
+def test_the_newer_architecture_comes_first(example, tmp_path):
+    old = dataclasses.replace(GPU, slug="nvidia-old", capability="7.5")
+    studies.write(dataclasses.replace(example, provenance=old), tmp_path)
+    studies.write(example, tmp_path)
+    slugs = [s.provenance.slug for s in studies.recorded("example", tmp_path)]
+    assert slugs == ["nvidia-test", "nvidia-old"]
+
+
+def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    here = studies.study("example", tmp_path)
+    assert here.live and here.rows == ROWS[:1]
+    assert main(["study", "--out", str(tmp_path)]) == 0
+    assert studies.recorded("example", tmp_path)[0].column("n") == [1, 2]
+
+
+def test_a_failing_study_shows_the_record_and_says_so(example, tmp_path, monkeypatch, capsys):
+    studies.write(example, tmp_path)
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+
+    def fail(*a, **k):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(studies, "run", fail)
+    assert not studies.study("example", tmp_path).live
+    assert "out of order" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON"),
+        ('{"schema_version": 7, "study": "example"}', "schema_version 7"),
+        ('{"schema_version": 1, "study": "example", "rows": []}', "does not fit the schema"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_sentence(text, says, tmp_path, capsys):
+    path = tmp_path / "example.json"
+    path.write_text(text)
+    assert main(["check", str(path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_rows_without_numbers_are_refused():
+    with pytest.raises(ValueError, match="without rows"):
+        studies.Study("example", GPU, [])
+    with pytest.raises(ValueError, match="finite"):
+        studies.Study("example", GPU, [{"x": float("nan")}])
+
+
+def test_an_unknown_study_is_refused(capsys):
+    assert main(["study", "nonsense"]) == 2
+    assert "no study 'nonsense'" in capsys.readouterr().err
