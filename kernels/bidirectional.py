@@ -26,7 +26,8 @@ import triton
 import triton.language as tl
 
 from . import configs
-from .feature_maps import phi, phi_backward
+from .feature_maps import phi_backward, phi_operand
+from .launch import launch
 
 
 @triton.jit
@@ -104,7 +105,8 @@ def state_kernel(
     v += batch * stride_vb + h.to(tl.int64) * stride_vh
 
     s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
-    z = tl.zeros([BLOCK_D, BLOCK_N], dtype=tl.float32)  # its rows are added up once, at the end
+    z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
+    ones = tl.full([BLOCK_N, 1], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_k = (offs_d[:, None] < D) & (rows[None, :] < last)
@@ -113,16 +115,16 @@ def state_kernel(
         b_k = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_k, FULL)
         # [BLOCK_N, BLOCK_DV]
         b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
-        fk = phi(b_k.to(tl.float32), keep_k, 0, FEATURE_MAP, FULL)
+        fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND)
         if WEIGHTED:
             row = (batch * H + h) * N + rows
             w_s = tl.load(s_weight + row, rows < last, 0.0)  # [BLOCK_N]
             w_z = tl.load(z_weight + row, rows < last, 0.0)  # [BLOCK_N]
-            z += fk * w_z[None, :]
-            fk = fk * w_s[None, :]
+            z = tl.dot(fk, w_z[:, None].to(OPERAND), z, input_precision=PRECISION)
+            b_v = b_v.to(tl.float32) * w_s[:, None]
         else:
-            z += fk
-        s = tl.dot(fk.to(OPERAND), b_v.to(OPERAND), s, input_precision=PRECISION)
+            z = tl.dot(fk, ones, z, input_precision=PRECISION)
+        s = tl.dot(fk, b_v.to(OPERAND), s, input_precision=PRECISION)
 
     states += part.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
@@ -198,16 +200,16 @@ def output_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     # [BLOCK_D, BLOCK_DV]
     s = tl.load(state + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0).to(OPERAND)
-    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)[:, None].to(OPERAND)  # [BLOCK_D, 1]
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
-        b_o = tl.dot(fq.to(OPERAND), s, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        b_o = tl.dot(fq, s, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
         if NORMALIZE:
-            b_o /= tl.sum(fq * z[None, :], axis=1)[:, None] + eps
+            b_o *= 1.0 / (tl.dot(fq, z, input_precision=PRECISION) + eps)
         else:
             b_o *= scale
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
@@ -256,6 +258,7 @@ def backward_query_kernel(
     # [BLOCK_DV, BLOCK_D]
     st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0).to(OPERAND)
     z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    z_column = z[:, None].to(OPERAND)
     ds = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
     dz = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)  # its rows are added up once, at the end
     for n in range(first, last, BLOCK_N):
@@ -268,11 +271,12 @@ def backward_query_kernel(
         b_do = load_tile(
             do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_o, FULL
         )
-        x = b_q.to(tl.float32)
-        fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
+        fq_operand = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        fq = fq_operand.to(tl.float32)
         a = tl.dot(b_do.to(OPERAND), st, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
         if NORMALIZE:
-            g = 1.0 / (tl.sum(fq * z[None, :], axis=1) + eps)  # [BLOCK_N]
+            d = tl.sum(tl.dot(fq_operand, z_column, input_precision=PRECISION), axis=1)  # [BLOCK_N]
+            g = 1.0 / (d + eps)
             g = tl.where(rows < last, g, 0.0)  # a row past the end has φ(q)·z = 0
             r = -tl.sum(fq * a, axis=1) * g * g  # [BLOCK_N]
             dfq = a * g[:, None] + r[:, None] * z[None, :]
@@ -281,7 +285,7 @@ def backward_query_kernel(
         else:
             dfq = a * scale
             fq_g = fq * scale
-        b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
+        b_dq = phi_backward(fq, dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
         ds = tl.dot(tl.trans(fq_g).to(OPERAND), b_do.to(OPERAND), ds, input_precision=PRECISION)
 
@@ -339,11 +343,10 @@ def backward_key_kernel(
         b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_k, FULL)
         # [BLOCK_N, BLOCK_DV]
         b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
-        x = b_k.to(tl.float32)
-        fk = phi(x, keep_k, 1, FEATURE_MAP, FULL)
+        fk = phi_operand(b_k, keep_k, 1, FEATURE_MAP, FULL, OPERAND)
         dfk = tl.dot(b_v.to(OPERAND), dst, input_precision=PRECISION) + dz[None, :]
-        b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
-        b_dv = tl.dot(fk.to(OPERAND), ds, input_precision=PRECISION)
+        b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
+        b_dv = tl.dot(fk, ds, input_precision=PRECISION)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_k, FULL)
         store_tile(dv + rows[:, None] * DV + offs_dv[None, :], b_dv, keep_v, FULL)
 
@@ -356,8 +359,9 @@ def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, s
     DV = v.shape[-1]
     parts, S, H, _ = states.shape
     sums = parts - (skip is not None)
-    state_kernel[(S * H * sums * configs.cdiv(DV, tile.values),)](
-        k, v, states, *(weights or (None, None)), cu_seqlens, *k.stride(), *v.stride(),
+    launch(
+        state_kernel, S * H * sums * configs.cdiv(DV, tile.values),
+        (k, v, states, *(weights or (None, None)), cu_seqlens), (*k.stride(), *v.stride()),
         stride_states=states.stride(0), N=k.shape[2], H=H,
         parts=parts, first_part=int(skip == "first"), sums=sums,
         WEIGHTED=weights is not None,
@@ -382,8 +386,9 @@ def launch_combine(states, initial, total=None, *, reverse=False):
     """
     parts, S, H, SIZE = states.shape
     BLOCK = 256
-    combine_kernel[(S * H * configs.cdiv(SIZE, BLOCK),)](
-        states, initial, total, stride_states=states.stride(0), parts=parts,
+    launch(
+        combine_kernel, S * H * configs.cdiv(SIZE, BLOCK), (states, initial, total),
+        stride_states=states.stride(0), parts=parts,
         SIZE=SIZE, BLOCK=BLOCK,
         HAS_INITIAL=initial is not None, PREFIX=total is None, REVERSE=reverse,
         num_warps=2,
@@ -406,8 +411,9 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
 
     o = q.new_empty((B, H, N, DV))
     tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
-    output_kernel[(S * H * parts * configs.cdiv(DV, tile.values),)](
-        q, o, state, cu_seqlens, *q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
+    launch(
+        output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
+        (q, o, state, cu_seqlens), q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
         GROUP=H // Hk, NORMALIZE=normalize,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
@@ -428,8 +434,9 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     # what the tiles contribute is summed in float32 and rounded once
     dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
     dstates = q.new_empty((parts, S, H, D * DV + tiles * D), dtype=torch.float32)
-    backward_query_kernel[(S * H * parts * tiles,)](
-        q, do, state, dq, dstates, cu_seqlens, *q.stride(), *do.stride(),
+    launch(
+        backward_query_kernel, S * H * parts * tiles,
+        (q, do, state, dq, dstates, cu_seqlens), (*q.stride(), *do.stride()),
         stride_dq=dq.stride(0), stride_dstates=dstates.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
@@ -446,8 +453,9 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     tiles = configs.cdiv(DV, tile.values)
     dk = k.new_empty((tiles, B, Hk, M, D), dtype=torch.float32 if tiles > 1 else k.dtype)
     dv = v.new_empty((B, Hk, M, DV))
-    backward_key_kernel[(S * Hk * parts * tiles,)](
-        k, v, dstate, dk, dv, cu_seqlens, *k.stride(), *v.stride(),
+    launch(
+        backward_key_kernel, S * Hk * parts * tiles,
+        (k, v, dstate, dk, dv, cu_seqlens), (*k.stride(), *v.stride()),
         stride_dk=dk.stride(0), N=M, H=Hk, parts=parts,
         **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip

@@ -5,6 +5,9 @@ a time: between chunks through the state, inside a chunk through the C × C matr
 
     o_c = φ(q_c) S + (φ(q_c) φ(k_c)ᵀ ∘ mask) v_c,    then    S += φ(k_c)ᵀ v_c
 
+All of it is computed transposed: Sᵀ [DV, D] then is the left operand of its products, which the
+tensor cores take from registers, and never has to pass through shared memory.
+
 One program walks the chunks of one part of a head. With more than one part, `state_kernel` first
 sums each part and `combine_kernel` turns the sums into what came before each part.
 
@@ -19,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import configs
+from . import chained, configs
 from .bidirectional import (
     launch_combine,
     launch_state,
@@ -29,7 +32,8 @@ from .bidirectional import (
     store_tile,
     sum_tiles,
 )
-from .feature_maps import phi, phi_backward
+from .feature_maps import phi_backward, phi_operand
+from .launch import launch
 
 
 # [causal-output-kernel:begin]
@@ -48,7 +52,7 @@ def causal_output_kernel(
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_states, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_Z: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     HAS_STATE: tl.constexpr, SAVE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
@@ -65,6 +69,11 @@ def causal_output_kernel(
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    # what the tile of each tensor adds to the address of its first row
+    offs_q = offs_n[:, None].to(tl.int64) * stride_qn + offs_d[None, :] * stride_qd
+    offs_k = offs_n[:, None].to(tl.int64) * stride_kn + offs_d[None, :] * stride_kd
+    offs_vt = offs_dv[:, None].to(tl.int64) * stride_vd + offs_n[None, :].to(tl.int64) * stride_vn
+    offs_ot = offs_dv[:, None] + offs_n[None, :] * DV
     hk = (h // GROUP).to(tl.int64)
     q += batch * stride_qb + h.to(tl.int64) * stride_qh
     k += batch * stride_kb + hk * stride_kh
@@ -72,54 +81,52 @@ def causal_output_kernel(
     o += (batch * H + h) * N * DV
     offset = (head // GROUP).to(tl.int64) * (D * DV + D)
 
-    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
     if HAS_STATE:
         states += part.to(tl.int64) * stride_states + offset
-        # [BLOCK_D, BLOCK_DV]
-        s = tl.load(states + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0)
-        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+        # [BLOCK_DV, BLOCK_D]
+        st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)[None, :]  # [1, BLOCK_D]
     else:
-        s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
-        z = tl.zeros([BLOCK_D], dtype=tl.float32)
-    # z in every column, so that matrix products do its sums: reductions over registers would
-    # bring φ(q) and φ(k) into a second layout
-    zs = tl.zeros([BLOCK_D, BLOCK_Z], dtype=tl.float32) + z[:, None]
-    ones = tl.full([BLOCK_N, BLOCK_Z], 1.0, dtype=OPERAND)
+        st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
+        z = tl.zeros([1, BLOCK_D], dtype=tl.float32)
+    ones = tl.full([1, BLOCK_N], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     for n in range(first, last, BLOCK_N):
-        rows = (n + offs_n).to(tl.int64)
+        at = tl.cast(n, tl.int64)
+        rows = at + offs_n
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
-        keep_kt = (offs_d[:, None] < D) & (rows[None, :] < last)
-        keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)
+        keep_vt = (offs_dv[:, None] < DV) & (rows[None, :] < last)
         # [BLOCK_N, BLOCK_D]
-        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
-        # [BLOCK_D, BLOCK_N]
-        b_kt = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, FULL)
-        # [BLOCK_N, BLOCK_DV]
-        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL).to(OPERAND)
-        fkt = phi(b_kt.to(tl.float32), keep_kt, 0, FEATURE_MAP, FULL).to(OPERAND)
+        b_q = load_tile(q + at * stride_qn + offs_q, keep_q, FULL)
+        # [BLOCK_N, BLOCK_D]
+        b_k = load_tile(k + at * stride_kn + offs_k, keep_q, FULL)
+        # [BLOCK_DV, BLOCK_N]
+        b_vt = load_tile(v + at * stride_vn + offs_vt, keep_vt, FULL).to(OPERAND)
+        fqt = tl.trans(phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND))
+        fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
-        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
-        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)
-        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
-        b_o = tl.dot(weights.to(OPERAND), b_v.to(OPERAND), b_o, input_precision=PRECISION)
+        weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
+        weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
+        b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
+        b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
         if NORMALIZE:
-            before = tl.dot(fq, zs.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_Z]
-            d = tl.max(before, axis=1) + tl.sum(weights, axis=1) + eps  # [BLOCK_N]
-            b_o *= (1.0 / d)[:, None]
+            d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
+            d = tl.dot(ones, weights, d, input_precision=PRECISION)
+            d = tl.sum(d, axis=0) + eps  # [BLOCK_N]
+            b_ot *= (1.0 / d)[None, :]
             if SAVE:
                 row = (batch * H + h) * N + rows
                 tl.store(denominator + row, d, (rows < last) & (tile == 0))
         else:
-            b_o *= scale
-        store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_v, FULL)
-        s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
-        zs = tl.dot(fkt, ones, zs, input_precision=PRECISION)
+            b_ot *= scale
+        store_tile(o + at * DV + offs_ot, b_ot, keep_vt, FULL)
+        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
+        z = tl.dot(ones, fk, z, input_precision=PRECISION)
 
     once = (part == parts - 1) & (h % GROUP == 0)
     total += offset
-    tl.store(total + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s & once)
-    tl.store(total + D * DV + offs_d, tl.max(zs, axis=1), (offs_d < D) & once & (tile == 0))
+    tl.store(total + offs_dv[:, None] + offs_d[None, :] * DV, st, keep_st & once)
+    tl.store(total + D * DV + offs_d, tl.sum(z, axis=0), (offs_d < D) & once & (tile == 0))
     # [causal-output-kernel:end]
 
 
@@ -175,13 +182,11 @@ def causal_backward_query_kernel(
         keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
         # [BLOCK_DV, BLOCK_D]
         st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
-        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+        z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)[None, :]  # [1, BLOCK_D]
     else:
         st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
-        z = tl.zeros([BLOCK_D], dtype=tl.float32)
-    # z in every row, as in the output kernel
-    zs = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32) + z[None, :]
-    ones = tl.full([BLOCK_N, BLOCK_N], 1.0, dtype=OPERAND)
+        z = tl.zeros([1, BLOCK_D], dtype=tl.float32)
+    ones = tl.full([1, BLOCK_N], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         row = (batch * H + h) * N + rows
@@ -200,9 +205,8 @@ def causal_backward_query_kernel(
         b_do = load_tile(
             do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL
         )
-        x = b_q.to(tl.float32)
-        fq = phi(x, keep_q, 1, FEATURE_MAP, FULL)
-        fk = phi(b_k.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL).to(OPERAND)
+        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
         # [BLOCK_N, BLOCK_N]: do_t·v_j
         w = tl.dot(b_do.to(OPERAND), b_vt.to(OPERAND), input_precision=PRECISION)
@@ -213,7 +217,7 @@ def causal_backward_query_kernel(
             d = tl.load(denominator + row, rows < last, 1.0)  # [BLOCK_N]
             b_g = 1.0 / d
             b_r = -tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), axis=1) * b_g
-            dfq = dfq * b_g[:, None] + b_r[:, None] * zs
+            dfq = dfq * b_g[:, None] + b_r[:, None] * z
             w = w * b_g[:, None] + b_r[:, None]
             tl.store(g + row, b_g, (rows < last) & (tile == 0))
             tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
@@ -222,11 +226,11 @@ def causal_backward_query_kernel(
             w *= scale
         w = tl.where(offs_n[:, None] >= offs_n[None, :], w, 0.0)
         dfq = tl.dot(w.to(OPERAND), fk, dfq, input_precision=PRECISION)
-        b_dq = phi_backward(x, fq, dfq, 1, FEATURE_MAP)
+        b_dq = phi_backward(fq.to(tl.float32), dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
         st = tl.dot(b_vt.to(OPERAND), fk, st, input_precision=PRECISION)
         if NORMALIZE:
-            zs = tl.dot(ones, fk, zs, input_precision=PRECISION)
+            z = tl.dot(ones, fk, z, input_precision=PRECISION)
 
 
 @triton.jit
@@ -284,12 +288,10 @@ def causal_backward_key_kernel(
         dstates += part.to(tl.int64) * stride_states + offset
         # [BLOCK_DV, BLOCK_D]
         dst = tl.load(dstates + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
-        dz = tl.load(dstates + D * DV + offs_d, (offs_d < D) & once, 0.0)  # [BLOCK_D]
+        dz = tl.load(dstates + D * DV + offs_d, (offs_d < D) & once, 0.0)[None, :]  # [1, BLOCK_D]
     else:
         dst = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
-        dz = tl.zeros([BLOCK_D], dtype=tl.float32)
-    # dz in every row, as z in the output kernel
-    dzs = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32) + dz[None, :]
+        dz = tl.zeros([1, BLOCK_D], dtype=tl.float32)
     chunks = tl.cdiv(last - first, BLOCK_N)
     for i in range(0, chunks):
         rows = (first + (chunks - 1 - i) * BLOCK_N + offs_n).to(tl.int64)
@@ -307,40 +309,36 @@ def causal_backward_key_kernel(
         b_dot = load_tile(
             do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, FULL
         )
-        x = b_k.to(tl.float32)
-        fq = phi(b_q.to(tl.float32), keep_q, 1, FEATURE_MAP, FULL)
-        fk = phi(x, keep_q, 1, FEATURE_MAP, FULL)
-        fkt = tl.trans(fk).to(OPERAND)  # [BLOCK_D, BLOCK_N]
+        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        fkt = tl.trans(fk)  # [BLOCK_D, BLOCK_N]
         if NORMALIZE:
             b_g = tl.load(g + row, rows < last, 0.0)  # [BLOCK_N]
             b_r = tl.load(r + row, (rows < last) & once, 0.0)  # [BLOCK_N]
-            fq_g = fq * b_g[:, None]
+            b_dot = (b_dot.to(tl.float32) * b_g[None, :]).to(OPERAND)
         else:
-            fq_g = fq * scale
+            b_dot = (b_dot.to(tl.float32) * scale).to(OPERAND)
 
         # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j g_t + r_t) φ(q_t) + dS v_j + dz
-        w = tl.dot(b_v.to(OPERAND), b_dot.to(OPERAND), input_precision=PRECISION)  # [j, t]
+        w = tl.dot(b_v.to(OPERAND), b_dot, input_precision=PRECISION)  # [j, t]
         if NORMALIZE:
-            w = w * b_g[None, :] + b_r[None, :]
-        else:
-            w *= scale
+            w += b_r[None, :]
         w = tl.where(offs_n[:, None] <= offs_n[None, :], w, 0.0)
-        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dzs
-        dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
-        b_dk = phi_backward(x, fk, dfk, 1, FEATURE_MAP)
+        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz
+        dfk = tl.dot(w.to(OPERAND), fq, dfk, input_precision=PRECISION)
+        b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
 
         # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j)) g_t do_t + dSᵀ φ(k_j), transposed
-        p = tl.dot(fq_g.to(OPERAND), fkt, input_precision=PRECISION)  # [t, j]
+        p = tl.dot(fq, fkt, input_precision=PRECISION)  # [t, j]
         p = tl.where(offs_n[:, None] >= offs_n[None, :], p, 0.0)
         b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
-        b_dvt = tl.dot(b_dot.to(OPERAND), p.to(OPERAND), b_dvt, input_precision=PRECISION)
+        b_dvt = tl.dot(b_dot, p.to(OPERAND), b_dvt, input_precision=PRECISION)
         store_tile(dv + offs_dv[:, None] + rows[None, :] * DV, b_dvt, keep_vt, FULL)
 
-        dst = tl.dot(b_dot.to(OPERAND), fq_g.to(OPERAND), dst, input_precision=PRECISION)
+        dst = tl.dot(b_dot, fq, dst, input_precision=PRECISION)
         if NORMALIZE:
-            rs = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.float32) + b_r[None, :]
-            dzs = tl.dot(rs.to(OPERAND), fq.to(OPERAND), dzs, input_precision=PRECISION)
+            dz = tl.dot(b_r[None, :].to(OPERAND), fq, dz, input_precision=PRECISION)
 
     if FINAL:
         dtotal += offset
@@ -348,7 +346,7 @@ def causal_backward_key_kernel(
         tl.store(dtotal + offs_dv[:, None] + offs_d[None, :] * DV, dst, keep_st)
         tl.store(
             dtotal + D * DV + offs_d,
-            tl.sum(dzs, axis=0) / BLOCK_N,
+            tl.sum(dz, axis=0),
             (offs_d < D) & (part == 0) & once,
         )
 
@@ -377,23 +375,26 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
 
     q [B, H, N, D], k [B, Hk, N, D], v [B, Hk, N, Dv], any strides; initial [S, Hk, D * Dv + D]
     float32 or None. Returns o [B, H, N, Dv], state [S, Hk, D * Dv + D], denominator [B, H, N]
-    float32 (empty unless `save` and `normalize`), states before each part (None: zero).
+    float32 (None unless `save` and `normalize`), states before each part (None: zero).
     """
     B, H, N, D = q.shape
     Hk, DV = v.shape[1], v.shape[3]
+    if cu_seqlens is None and configs.chained_is_faster(q, k, v):
+        return chained.forward(q, k, v, initial, feature_map, normalize, scale, eps, save)
     S = B if cu_seqlens is None else cu_seqlens.numel() - 1
     tile, parts = configs.plan("causal_output_kernel", q, DV, S * H, cu_seqlens)
     states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
     o = q.new_empty((B, H, N, DV))
     save = save and normalize
-    denominator = q.new_empty((B, H, N) if save else (0,), dtype=torch.float32)
+    denominator = q.new_empty((B, H, N), dtype=torch.float32) if save else None
     total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32)
-    causal_output_kernel[(S * H * parts * configs.cdiv(DV, tile.values),)](
-        q, k, v, o, denominator, states, total, cu_seqlens,
-        *q.stride(), *k.stride(), *v.stride(),
+    launch(
+        causal_output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
+        (q, k, v, o, denominator, states, total, cu_seqlens),
+        (*q.stride(), *k.stride(), *v.stride()),
         stride_states=0 if states is None else states.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
-        BLOCK_Z=tile.narrowest, HAS_STATE=states is not None, SAVE=save,
+        HAS_STATE=states is not None, SAVE=save,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     return o, total, denominator
@@ -419,8 +420,9 @@ def backward(
     dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
     g = q.new_empty((B, H, N), dtype=torch.float32)
     r = q.new_empty((tiles, B, H, N), dtype=torch.float32)
-    causal_backward_query_kernel[(S * H * parts * tiles,)](
-        q, k, v, o, do, denominator, states, dq, g, r, cu_seqlens, *strides,
+    launch(
+        causal_backward_query_kernel, S * H * parts * tiles,
+        (q, k, v, o, do, denominator, states, dq, g, r, cu_seqlens), strides,
         stride_states=0 if states is None else states.stride(0),
         stride_dq=dq.stride(0), stride_r=r.stride(0),
         N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
@@ -443,8 +445,9 @@ def backward(
     dk = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype)
     dv = q.new_empty((B, H, N, DV), dtype=torch.float32 if GROUP > 1 else q.dtype)
     dtotal = q.new_empty((S, H, D * DV + D), dtype=torch.float32)
-    causal_backward_key_kernel[(S * H * parts * tiles,)](
-        q, k, v, do, g, r, dstates, dtotal, dk, dv, cu_seqlens, *strides,
+    launch(
+        causal_backward_key_kernel, S * H * parts * tiles,
+        (q, k, v, do, g, r, dstates, dtotal, dk, dv, cu_seqlens), strides,
         stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk.stride(0),
         N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
         HAS_STATE=dstates is not None, FINAL=initial is not None,

@@ -33,21 +33,59 @@ ROOMY = (90, 100, 103)  # a program may have 227 KiB of shared memory
 
 #   kernel, features: rows, values, resident, num_warps, num_stages
 HOPPER = {
+    ("short_kernel", 64): (64, 64, 1, 4, 3),
+    ("short_kernel", 128): (64, 128, 1, 8, 3),
     ("state_kernel", 64): (128, 64, 2, 4, 3),
     ("output_kernel", 64): (128, 64, 4, 8, 3),
     ("backward_query_kernel", 64): (64, 64, 2, 4, 3),
-    ("backward_key_kernel", 64): (128, 64, 4, 8, 3),
+    ("backward_key_kernel", 64): (64, 64, 4, 4, 2),
     ("causal_output_kernel", 64): (64, 64, 2, 4, 3),
-    ("causal_backward_query_kernel", 64): (64, 64, 2, 4, 1),
-    ("causal_backward_key_kernel", 64): (64, 64, 2, 4, 3),
+    ("causal_backward_query_kernel", 64): (64, 64, 2, 4, 3),
+    ("causal_backward_key_kernel", 64): (64, 64, 2, 4, 2),
     ("state_kernel", 128): (64, 128, 2, 4, 3),
-    ("output_kernel", 128): (64, 128, 2, 4, 3),
-    ("backward_query_kernel", 128): (64, 128, 2, 8, 3),
-    ("backward_key_kernel", 128): (64, 128, 2, 4, 3),
-    ("causal_output_kernel", 128): (64, 128, 2, 8, 3),
-    ("causal_backward_query_kernel", 128): (64, 128, 2, 8, 1),
-    ("causal_backward_key_kernel", 128): (64, 128, 2, 8, 2),
+    ("output_kernel", 128): (64, 128, 2, 8, 3),
+    ("backward_query_kernel", 128): (64, 128, 1, 8, 3),
+    ("backward_key_kernel", 128): (64, 128, 1, 8, 3),
+    ("causal_output_kernel", 128): (64, 128, 1, 8, 3),
+    ("causal_backward_query_kernel", 128): (64, 128, 1, 8, 2),
+    ("causal_backward_key_kernel", 128): (64, 128, 1, 8, 2),
 }
+
+
+class Chained(NamedTuple):
+    """The shape of `chained_kernel`."""
+
+    segment: int  # rows of one link of the chain
+    rows: int  # rows of one step of its loops
+    fewest: int  # heads from which the links are not what it waits for
+
+    def options(self, device: torch.device) -> dict:
+        """How it is compiled: three programs to a multiprocessor; the interpreter has no choice."""
+        return {"num_warps": 4, "maxnreg": 168} if device.type == "cuda" else {}
+
+
+# Up to this many tokens there is one program for each head, and so one launch: issuing more takes
+# the host longer than the GPU needs to run them.
+SHORT = 1024
+
+CHAINED = Chained(segment=256, rows=64, fewest=48)
+
+
+def chained_is_faster(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether `chained_kernel` takes q, k, v [B, H, N, D], and is the faster way.
+
+    Where it was measured: bfloat16 on an H100, D and Dv 64.
+    """
+    B, H, N, D = q.shape
+    return (
+        D == v.shape[3] == 64
+        and all(x.stride()[2:] == (64, 1) for x in (q, k, v))
+        and B * H >= CHAINED.fewest
+        and N % CHAINED.rows == 0
+        and N >= 16 * CHAINED.segment
+        and q.dtype == torch.bfloat16
+        and hardware(q.device)[0] == 90
+    )
 
 
 @functools.cache
@@ -81,11 +119,15 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
 def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens) -> dict:
     """What a kernel over the rows of x [B, H, N, D] and its values [B, H, N, DV] is compiled with.
 
-    FULL: every tile is full, so that no mask is needed.
+    FULL: every tile is full, so that no mask is needed. The dictionary is shared: copy to change.
     """
-    N, D = x.shape[2:]
-    packed = cu_seqlens is not None
-    whole = N % tile.rows == 0 and D == tile.features and DV % tile.values == 0
+    _, _, N, D = x.shape
+    return _constants(tile, N % tile.rows == 0, D, DV, x.dtype, feature_map, cu_seqlens is not None)
+
+
+@functools.cache
+def _constants(tile, whole_rows, D, DV, dtype, feature_map, packed):
+    whole = whole_rows and D == tile.features and DV % tile.values == 0
     return {
         "D": D,
         "DV": DV,
@@ -97,7 +139,7 @@ def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens
         "FULL": whole and not packed,
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
-        **OPERANDS[x.dtype],
+        **OPERANDS[dtype],
     }
 
 
@@ -131,13 +173,19 @@ def plan(kernel, x, DV, heads, cu_seqlens):
 
     x [B, H, N, D] gives rows, D and dtype; `heads` counts the heads of all sequences. As many
     parts as it takes to give every multiprocessor all the programs it can hold at a time, but
-    none shorter than four blocks of rows.
+    none shorter than four blocks of rows. A short sequence is not cut where that saves launches.
     """
-    N, D = x.shape[2:]
+    _, _, N, D = x.shape
     if cu_seqlens is not None:
         N = cdiv(N, cu_seqlens.numel() - 1)
-    arch, multiprocessors = hardware(x.device)
-    shape = tile(kernel, D, DV, x.dtype, arch)
+    elif N <= SHORT and kernel == "causal_output_kernel":
+        return _plan(kernel, 1, D, DV, x.dtype, heads, *hardware(x.device))
+    return _plan(kernel, N, D, DV, x.dtype, heads, *hardware(x.device))
+
+
+@functools.cache
+def _plan(kernel, N, D, DV, dtype, heads, arch, multiprocessors):
+    shape = tile(kernel, D, DV, dtype, arch)
     programs = heads * cdiv(DV, shape.values)
     wanted = multiprocessors * shape.resident // programs
     return shape, max(1, min(wanted, cdiv(N, 4 * shape.rows)))

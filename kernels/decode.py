@@ -11,6 +11,7 @@ import triton.language as tl
 
 from . import configs
 from .feature_maps import phi
+from .launch import launch
 
 
 @triton.jit
@@ -81,9 +82,9 @@ def step(q, k, v, kv, z, feature_map, normalize, scale, eps):
     new_kv = torch.empty((B, Hk, D, DV), dtype=torch.float32, device=q.device)
     new_z = torch.empty((B, Hk, D), dtype=torch.float32, device=q.device)
     tile = configs.tile("step_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
-    step_kernel[(B * Hk * configs.cdiv(DV, tile.values),)](
-        q, k, v, kv, z, o, new_kv, new_z,
-        *q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride(),
+    launch(
+        step_kernel, B * Hk * configs.cdiv(DV, tile.values), (q, k, v, kv, z, o, new_kv, new_z),
+        (*q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride()),
         H=H, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
         BLOCK_D=tile.features, BLOCK_DV=tile.values,
         FEATURE_MAP=feature_map, NORMALIZE=normalize, num_warps=tile.num_warps,

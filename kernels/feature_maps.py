@@ -62,13 +62,52 @@ def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr, FULL: tl.constex
     return y if FULL else tl.where(keep, y, 0.0)
 
 
+# Two bfloat16 numbers at a time: max(x + 1, min(exp(x), 1)) is elu(x) + 1, because exp(x) ≥ x + 1.
+# exp is computed in float32, the rest in pairs; the result is that of `phi`, rounded once.
+PACKED_ELU = tl.constexpr("""
+{
+    .reg .b32 low, high, e, line, one;
+    mov.b32 one, 0x3f803f80;
+    shl.b32 low, $1, 16;
+    and.b32 high, $1, 0xffff0000;
+    mul.ftz.f32 low, low, 0f3FB8AA3B;  // log2(e)
+    mul.ftz.f32 high, high, 0f3FB8AA3B;
+    ex2.approx.ftz.f32 low, low;
+    ex2.approx.ftz.f32 high, high;
+    cvt.rn.bf16x2.f32 e, high, low;
+    min.NaN.bf16x2 e, e, one;
+    fma.rn.bf16x2 line, $1, one, one;
+    max.NaN.bf16x2 $0, line, e;
+}
+""")
+
+
 @triton.jit
-def phi_backward(x, y, dy, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
-    """Gradient with respect to x, given x, y = φ(x) and the gradient dy with respect to y."""
-    if FEATURE_MAP == "elu":
-        return tl.where(x > 0, dy, dy * y)
+def phi_operand(
+    x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr, FULL: tl.constexpr,
+    OPERAND: tl.constexpr,
+):  # fmt: skip
+    """φ of a tile as it was loaded, as an operand of a matrix product; zero where not `keep`.
+
+    In bfloat16 "elu" takes less than half the instructions of `phi`. Said to have side effects
+    (it has none), so that the compiler does not compute it once more for each use.
+    """
+    if FEATURE_MAP == "elu" and OPERAND == tl.bfloat16:
+        y = tl.inline_asm_elementwise(
+            PACKED_ELU, "=r,r", [x], dtype=tl.bfloat16, is_pure=False, pack=2
+        )
+        return y if FULL else tl.where(keep, y, 0.0)
+    else:
+        return phi(x.to(tl.float32), keep, AXIS, FEATURE_MAP, FULL).to(OPERAND)
+
+
+@triton.jit
+def phi_backward(y, dy, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
+    """Gradient with respect to x, given y = φ(x) and the gradient dy with respect to y."""
+    if FEATURE_MAP == "elu":  # the derivative is 1 above zero, where y > 1, and y below
+        return dy * tl.minimum(y, 1.0, propagate_nan=tl.PropagateNan.ALL)
     elif FEATURE_MAP == "relu":
-        return tl.where(x > 0, dy, 0.0)
+        return tl.where(y > 0, dy, 0.0)
     elif FEATURE_MAP == "exp":
         return dy * y
     elif FEATURE_MAP == "softmax":

@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from oracle import ON_GPU, SUBJECTS  # noqa: E402
 
+from kernels import configs  # noqa: E402
+
 
 def implementations(choose):
     return pytest.fixture(params=[s for s in SUBJECTS if choose(s)], ids=str)
@@ -62,3 +64,12 @@ def poison(monkeypatch):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):
         monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
+
+
+@pytest.fixture(autouse=True)
+def few_short_sequences(monkeypatch):
+    """Sequences of a few dozen tokens already take the way of long ones, which then is tested too.
+
+    What a short sequence does by default is tested in test_ways.py.
+    """
+    monkeypatch.setattr(configs, "SHORT", 40)

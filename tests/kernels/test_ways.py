@@ -1,0 +1,138 @@
+"""The ways of computing the same thing: short sequences in one launch, chained segments, parts."""
+
+import pytest
+import torch
+from oracle import DEVICE, ON_GPU
+
+from kernels import LinearAttentionState, chained, configs, linear_attention, reference, short
+
+BFLOAT16 = torch.bfloat16
+HOPPER = ON_GPU and torch.cuda.get_device_capability() == (9, 0)
+needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs an NVIDIA GPU")
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="the chain is for an H100 or H200")
+
+
+def inputs(H, Hk, N, M, D, DV, dtype=torch.float32, B=1, transposed=False):
+    """q, k, v; `transposed`: [B, N, H, D] in memory."""
+    generator = torch.Generator().manual_seed(N + M + D)
+
+    def normal(h, n, d):
+        shape = (B, n, h, d) if transposed else (B, h, n, d)
+        x = torch.randn(shape, generator=generator).to(DEVICE, dtype)
+        return x.transpose(1, 2) if transposed else x
+
+    return normal(H, N, D), normal(Hk, M, D), normal(Hk, M, DV)
+
+
+def some_state(B, Hk, D, DV):
+    generator = torch.Generator().manual_seed(D)
+    kv = torch.randn(B, Hk, D, DV, generator=generator)
+    return LinearAttentionState(
+        kv.to(DEVICE), torch.rand(B, Hk, D, generator=generator).to(DEVICE) + 1
+    )
+
+
+def flat(state):
+    return None if state is None else torch.cat([state.kv.flatten(2), state.z], -1)
+
+
+def truth(q, k, v, state, **options):
+    state = state and LinearAttentionState(*(x.double() for x in state))
+    o, after = reference.chunked(
+        q.double(), k.double(), v.double(), initial_state=state, return_state=True,
+        enable_gqa=True, **options,
+    )  # fmt: skip
+    return o, flat(after)
+
+
+def error(x, y):
+    """Largest difference over the largest true value; NaN if there is one."""
+    return ((x.double() - y).abs().max() / y.abs().max()).item()
+
+
+SHAPES = [  # H, Hk, N, M, D, DV
+    (2, 2, 64, 64, 16, 16),
+    (2, 1, 33, 70, 16, 24),
+    (4, 2, 1, 100, 20, 16),
+    (1, 1, 100, 1, 48, 40),
+    (1, 1, 64, 128, 64, 160),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed):
+    q, k, v = inputs(*shape, transposed=transposed)
+    state = some_state(1, shape[1], shape[4], shape[5]) if with_state else None
+    o, after = short.forward(q, k, v, flat(state), "elu", normalize, 0.5, 1e-6)
+    o_true, after_true = truth(q, k, v, state, normalize=normalize, scale=0.5)
+    assert error(o, o_true) < 1e-5
+    assert error(after, after_true) < 1e-5
+
+
+@pytest.mark.parametrize("feature_map", ["relu", "exp", "softmax", "identity"])
+def test_a_short_sequence_with_every_feature_map(feature_map):
+    q, k, v = inputs(2, 2, 40, 24, 24, 16)
+    o, _ = short.forward(q, k, v, None, feature_map, False, 0.5, 1e-6)
+    o_true, _ = truth(q, k, v, None, feature_map=feature_map, normalize=False, scale=0.5)
+    assert error(o, o_true) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 64, 16), (2, 2, 320, 16), (4, 2, 640, 32)], ids=str)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_a_chain_of_segments(shape, normalize, with_state):
+    H, Hk, N, D = shape
+    q, k, v = inputs(H, Hk, N, N, D, D, B=2)
+    state = some_state(2, Hk, D, D) if with_state else None
+    o, after, d = chained.forward(q, k, v, flat(state), "elu", normalize, 0.5, 1e-6, True)
+    o_true, after_true = truth(q, k, v, state, causal=True, normalize=normalize, scale=0.5)
+    assert error(o, o_true) < 1e-5
+    assert error(after, after_true) < 1e-5
+    assert (d is not None) == normalize
+    if normalize:
+        weights = (reference.FEATURE_MAPS["elu"](x.double()) for x in (q, k))
+        fq, fk = next(weights), next(weights).repeat_interleave(H // Hk, 1)
+        z = fk.cumsum(2) + (
+            0 if state is None else state.z.repeat_interleave(H // Hk, 1)[:, :, None]
+        )
+        assert error(d, (fq * z).sum(-1) + 1e-6) < 1e-5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("N", [1, 40, 41, 200])
+def test_short_and_long_agree(causal, N, monkeypatch):
+    q, k, v = inputs(2, 2, N, N, 16, 16)
+    long = linear_attention(q, k, v, causal=causal, return_state=True)
+    monkeypatch.setattr(configs, "SHORT", 1024)
+    o, state = linear_attention(q, k, v, causal=causal, return_state=True)
+    for x, y in zip((o, *state), (long[0], *long[1]), strict=True):
+        assert error(x, y.double()) < 1e-5
+
+
+@needs_hopper
+@pytest.mark.parametrize("N", [4096, 4096 + 64, 16384])
+def test_the_chain_on_an_h100(N):
+    q, k, v = inputs(8, 8, N, N, 64, 64, BFLOAT16, B=8)
+    assert configs.chained_is_faster(q, k, v)
+    o, state = linear_attention(q, k, v, causal=True, return_state=True)
+    again = linear_attention(q, k, v, causal=True)
+    assert torch.equal(o, again)
+    heads = (slice(7, 8), slice(5, 8))
+    o_true, after = truth(q[heads], k[heads], v[heads], None, causal=True)
+    assert error(o[heads], o_true) < 0.02
+    assert error(flat(state)[heads], after) < 0.01
+
+
+@needs_gpu
+def test_a_launch_that_is_remembered_gives_the_same():
+    q, k, v = inputs(2, 2, 300, 300, 64, 64, BFLOAT16)
+    first = linear_attention(q, k, v, causal=True)
+    assert torch.equal(first, linear_attention(q, k, v, causal=True))
+    # pointers that are not multiples of 16 bytes need another form of the kernel
+    odd = [torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)[1:] for x in (q, k, v)]
+    odd = [a.copy_(x.flatten()).view_as(x) for a, x in zip(odd, (q, k, v), strict=True)]
+    assert odd[0].data_ptr() % 16
+    assert torch.equal(first, linear_attention(*odd, causal=True))
