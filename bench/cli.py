@@ -69,6 +69,10 @@ def parser() -> argparse.ArgumentParser:
     order = run.add_mutually_exclusive_group()
     order.add_argument("--causal", action="store_true", help="causal only")
     order.add_argument("--bidirectional", action="store_true", help="bidirectional only")
+    run.add_argument("--resume", action="store_true", help="go on where this was interrupted")
+    run.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="registers more contenders"
+    )
     run.add_argument("--json", action="store_true", help="print the record as JSON on stdout")
     run.set_defaults(act=_run)
 
@@ -112,26 +116,37 @@ def _say(text: str) -> None:
 
 
 def _run(options) -> int:
-    from . import runner
+    from . import isolated, runner
 
+    isolated.load_plugins(options.plugin)
     plans = _plans(options)
     if not hardware.has_gpu():
         raise BenchError(runner.NO_GPU)
     command = hardware.command_line()
-    out = options.out or results.DIRECTORY / f"{hardware.provenance().slug}.json"
+    here = hardware.provenance(command)
+    out = options.out or results.DIRECTORY / f"{here.slug}.json"
     if out.is_dir() or out.suffix != ".json":
         raise BenchError(f"--out has to name a .json file, and {out} does not.")
     partial = out.with_name(out.name.removesuffix(".json") + results.PARTIAL)
-
-    def keep(record):
-        results.write(record, out if record.complete else partial)
-
+    before = _before(partial, here) if options.resume else None
     try:
-        record = runner.run(*plans, command=command, say=_say, keep=keep)
+        record = isolated.run(
+            *plans,
+            partial=partial,
+            command=command,
+            say=_say,
+            before=before,
+            plugins=options.plugin,
+        )
+        results.write(record, out)
     except OSError as problem:
         raise BenchError(f"The record cannot be written: {problem}.") from None
     except KeyboardInterrupt:
-        kept = f"what was measured is in {partial}" if partial.exists() else "nothing was measured"
+        kept = (
+            f"what was measured is in {partial}, and the same command with --resume goes on"
+            if partial.exists()
+            else "nothing was measured"
+        )
         _say(f"Interrupted: {kept}.")
         return 130
     partial.unlink(missing_ok=True)
@@ -140,6 +155,21 @@ def _run(options) -> int:
     if options.json:
         print(record.to_json(), end="")
     return 0 if good else 1
+
+
+def _before(partial: Path, here) -> results.Record | None:
+    """What an interrupted run has, if this one would measure the same thing."""
+    if not partial.exists():
+        return None
+    before = results.reopen(partial)
+    for name in ("gpu", "torch", "triton", "commit", "dirty"):
+        was, now = getattr(before.provenance, name), getattr(here, name)
+        if was != now:
+            raise BenchError(
+                f"{partial} was measured with {name} {was}, and here it is {now}: "
+                "run without --resume to measure everything anew."
+            )
+    return before
 
 
 def _study(options) -> int:

@@ -189,13 +189,15 @@ def _nvidia_smi(uuid) -> dict:
 
 
 def command_line() -> str:
-    """`python -m bench …` as typed, less the place of the output file, which changes no number."""
+    """`python -m bench …` as typed, less what changes no number: where and how the result goes."""
     words, skip = ["python", "-m", "bench"], False
     for word in sys.argv[1:]:
         if skip or word.startswith("--out="):
             skip = False
         elif word == "--out":
             skip = True
+        elif word in ("--resume", "--json"):
+            continue
         else:
             words.append(word)
     return " ".join(words)

@@ -13,7 +13,7 @@ from . import contenders, floor, gate, hardware, results, truth
 from .errors import BenchError
 from .results import Measurement, Record
 from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
-from .timing import FULL, DeviceClock, Lane, Sampling, race
+from .timing import FULL, DeviceClock, DeviceLost, Lane, Sampling, answers, race
 
 LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
 QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
@@ -64,12 +64,34 @@ class Inputs:
 
         self.q, self.k, self.v, self.do = normal(s.D), normal(s.D), normal(s.Dv), normal(s.Dv)
 
+    def given(self, function):
+        """q, k, v as a function takes them: with φ applied to q and k where it has no φ."""
+        if not function.ready:
+            return self.q, self.k, self.v
+        return *(torch.nn.functional.elu(x) + 1 for x in (self.q, self.k)), self.v
+
     def truth(self, function):
         """Float64 results of a function on these inputs."""
         if function not in self.truths:
             do = self.do if self.gradients else None
-            self.truths[function] = truth.compute(function, self.shape, self.q, self.k, self.v, do)
+            self.truths[function] = truth.compute(function, self.shape, *self.given(function), do)
         return self.truths[function]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender on one shape and work of a plan: what a run is made of."""
+
+    experiment: str
+    contender: str
+    work: str
+    shape: Shape
+
+    @staticmethod
+    def of(m: Measurement) -> "Entry":
+        """The entry that a measurement answers."""
+        shape = Shape(m.B, m.H, m.N, m.D, m.Dv, m.dtype, m.causal)
+        return Entry(m.experiment, m.contender, m.work, shape)
 
 
 def run(
@@ -79,13 +101,19 @@ def run(
     command: str = "",
     say: Callable[[str], None] = lambda text: None,
     keep: Callable[[Record], None] = lambda record: None,
+    note: Callable[[Entry], None] = lambda entry: None,
+    before: Record | None = None,
+    refused: dict[Entry, str] | None = None,
     deadline_s: float | None = None,
 ) -> Record:
     """Measure one plan after another and return the record.
 
-    `say` is told of the progress, `keep` is given the record after each shape. After `deadline_s`
-    seconds no further shape is begun; the record is then not complete.
-    Raises BenchError when a contender is unknown, there is no GPU, or the GPU no longer answers.
+    `say` is told of the progress, `keep` is given the record after each shape, and `note` is told
+    of each entry before it is called. Shapes that `before` has in full are taken from there.
+    Entries in `refused` fail for the reason given, without being called. After `deadline_s` seconds
+    no further shape is begun; the record is then not complete.
+    Raises BenchError when a contender is unknown or there is no GPU, and DeviceLost when the GPU
+    no longer answers this process; what was measured until then has been given to `keep`.
     """
     entrants = {name: contenders.get(name) for plan in plans for name in plan.contenders}
     if device == "cuda" and not hardware.has_gpu():
@@ -93,22 +121,56 @@ def run(
     clock = clock or DeviceClock()
     load = hardware.busy if device == "cuda" else contextlib.nullcontext
     record = Record(hardware.provenance(command, load), live=True)
+    known = {Entry.of(m): m for m in before.measurements} if before else {}
     rows = [(plan, shape) for plan in plans for shape in plan.shapes()]
     begin = time.monotonic()
     for i, (plan, shape) in enumerate(rows):
         elapsed = time.monotonic() - begin
+        wanted = [
+            Entry(plan.experiment, name, work, shape)
+            for work in plan.works
+            for name in plan.contenders
+        ]
+        if all(entry in known for entry in wanted):
+            record.measurements.extend(known[entry] for entry in wanted)
+            continue
         if deadline_s is not None and elapsed > deadline_s:
             say(f"stopped after {elapsed:.0f} s, before {shape}")
             return record
         say(f"[{i + 1}/{len(rows)}] {plan.experiment} {shape} ({elapsed:.0f} s)")
         here = [entrants[name] for name in plan.contenders]
-        record.measurements.extend(_measure_shape(here, shape, plan, device, clock, say))
+        watch = Watch(plan.experiment, shape, note, refused or {})
+        record.measurements.extend(_measure_shape(here, shape, plan, device, clock, say, watch))
         keep(record)
-        _check_device(device)
+        if device == "cuda" and not answers():
+            raise DeviceLost(f"after {shape}")
     done = replace(record, complete=True)
     say(f"{len(done.measurements)} measurements in {time.monotonic() - begin:.0f} s")
     keep(done)
     return done
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Tells `note` of every call before it is made, and knows the entries that are not called."""
+
+    experiment: str
+    shape: Shape
+    note: Callable[[Entry], None] = lambda entry: None
+    refused: dict = field(default_factory=dict)
+
+    def entry(self, contender, work: str) -> Entry:
+        return Entry(self.experiment, contender.name, work, self.shape)
+
+    def context(self, contender, work: str) -> Callable:
+        """The contender's context, which first notes the entry."""
+        entry = self.entry(contender, work)
+
+        def enter():
+            self.note(entry)
+            return contender.context()
+
+        return enter
 
 
 NO_GPU = (
@@ -117,7 +179,9 @@ NO_GPU = (
 )
 
 
-def _measure_shape(entrants, shape: Shape, plan: Plan, device, clock, say) -> list[Measurement]:
+def _measure_shape(
+    entrants, shape: Shape, plan: Plan, device, clock, say, watch: Watch
+) -> list[Measurement]:
     """All contenders and kinds of work on one shape."""
     try:
         inputs = Inputs(shape, FORWARD_BACKWARD in plan.works, device)
@@ -127,7 +191,7 @@ def _measure_shape(entrants, shape: Shape, plan: Plan, device, clock, say) -> li
         return [_measurement(plan, c, shape, work, fact) for work in plan.works for c in entrants]
     done = []
     for work in plan.works:
-        facts = measure(entrants, inputs, work, clock, plan.sampling)
+        facts = measure(entrants, inputs, work, clock, plan.sampling, watch)
         for contender, fact in zip(entrants, facts, strict=True):
             done.append(_measurement(plan, contender, shape, work, fact))
             if fact["status"] != "ok":
@@ -135,14 +199,17 @@ def _measure_shape(entrants, shape: Shape, plan: Plan, device, clock, say) -> li
     return done
 
 
-def measure(entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling) -> list[dict]:
+def measure(
+    entrants: list, inputs: Inputs, work: str, clock, sampling: Sampling, watch: Watch | None = None
+) -> list[dict]:
     """Gate, then race: for each contender the fields of its measurement that were found out."""
+    watch = watch or Watch("", inputs.shape)
     facts: list[dict] = []
     lanes: list[Lane | None] = []
     for contender in entrants:
-        fact, call = _admit(contender, inputs, work)
+        fact, call = _admit(contender, inputs, work, watch)
         facts.append(fact)
-        lanes.append(None if call is None else Lane(call, contender.context))
+        lanes.append(None if call is None else Lane(call, watch.context(contender, work)))
         del call  # a failed one may hold memory
 
     racing = [lane for lane in lanes if lane is not None]
@@ -204,28 +271,33 @@ def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> 
     )
 
 
-def _admit(contender, inputs: Inputs, work: str) -> tuple[dict, Callable | None]:
-    """Let a contender through the gate: (what is known of it, the call to time or None)."""
+def _admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, Callable | None]:
+    """Let a contender through the gate: (what is known of it, the call to time or None).
+
+    Raises DeviceLost when the device answers no more after its call.
+    """
     shape = inputs.shape
+    reason = watch.refused.get(watch.entry(contender, work))
+    if reason is not None:
+        return {"status": "failed", "reason": reason}, None
     missing = contender.available()
     if missing is not None:
         return {
             "status": "not_installed",
             "reason": f"{missing}; to install: {contender.install}",
         }, None
-    if shape.causal not in contender.causal:
-        order = "causal" if shape.causal else "bidirectional"
-        return {"status": "failed", "reason": f"it has no {order} form"}, None
-    if shape.dtype not in contender.dtypes:
-        return {"status": "failed", "reason": f"it does not take {shape.dtype}"}, None
+    refusal = contender.refusal(shape)
+    if refusal is not None:
+        return {"status": "failed", "reason": refusal}, None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
+            watch.note(watch.entry(contender, work))
             call, outputs = prepare(contender, inputs, work)
             gate.poison(list(_expected(inputs, work)))
             _synchronize(inputs.device)
             begin = time.perf_counter()
-            with contender.context():
+            with watch.context(contender, work)():
                 result = call()
                 _synchronize(inputs.device)
             first_call_ms = (time.perf_counter() - begin) * 1e3
@@ -234,6 +306,8 @@ def _admit(contender, inputs: Inputs, work: str) -> tuple[dict, Callable | None]
             fact = {"status": "failed", "reason": one_line(problem, said)}
             del problem
             _free(inputs.device)
+            if inputs.device == "cuda" and not answers():
+                raise DeviceLost(fact["reason"]) from None
             return fact, None
     fact = {
         "status": "ok" if verdict.ok else "wrong",
@@ -248,26 +322,39 @@ def _admit(contender, inputs: Inputs, work: str) -> tuple[dict, Callable | None]
 def prepare(contender, inputs: Inputs, work: str) -> tuple[Callable, Callable]:
     """(the call to time, a function that names its results for the gate).
 
+    What the contender needs beside the inputs is made here and not timed: its layout, φ where it
+    has none, and what its `prepare` returns.
     Forward runs without autograd. Forward + backward asks for the gradients of q, k and v and
     accumulates them nowhere.
     """
     causal = inputs.shape.causal
-    q, k, v = inputs.q, inputs.k, inputs.v
+    q, k, v = (contender.view(x) for x in inputs.given(contender.function))
+    more = contender.prepare(q, k, v)
+    names = ("o",) if work == FORWARD else ("o", "dq", "dk", "dv")
+
+    def named(result):
+        """Its results as [B, H, N, ·]; what is not a tensor of four axes is left to the gate."""
+        result = (result,) if work == FORWARD else result
+        turn = contender.layout != "BHND"
+        result = (x.transpose(1, 2) if turn and x.ndim == 4 else x for x in result)
+        return dict(zip(names, result, strict=True))
+
     if work == FORWARD:
 
         def call():
             with torch.no_grad():
-                return contender.forward(q, k, v, causal=causal)
+                return contender.forward(q, k, v, causal=causal, **more)
 
-        return call, lambda o: {"o": o}
+        return call, named
 
     q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    do = contender.view(inputs.do)
 
     def call():
-        o = contender.forward(q, k, v, causal=causal)
-        return o.detach(), *torch.autograd.grad(o, (q, k, v), inputs.do)
+        o = contender.forward(q, k, v, causal=causal, **more)
+        return o.detach(), *torch.autograd.grad(o, (q, k, v), do)
 
-    return call, lambda result: dict(zip(("o", "dq", "dk", "dv"), result, strict=True))
+    return call, named
 
 
 def _expected(inputs: Inputs, work: str):
@@ -298,16 +385,5 @@ def _free(device: str):
     """Give back what a failed contender held."""
     gc.collect()
     if device == "cuda":
-        with contextlib.suppress(RuntimeError):  # if it no longer answers, `_check_device` says so
+        with contextlib.suppress(RuntimeError):  # if it no longer answers, the caller finds out
             torch.cuda.empty_cache()
-
-
-def _check_device(device: str):
-    """An illegal memory access ends every later call of the process too: stop and say so."""
-    try:
-        _synchronize(device)
-    except RuntimeError as problem:
-        raise BenchError(
-            f"The GPU no longer answers after the last contender ({one_line(problem)}); "
-            "what was measured before is kept. Leave that contender out with --contenders."
-        ) from None

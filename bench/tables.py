@@ -210,6 +210,6 @@ def entrants(names: list[str] | None = None) -> Table:
         c = contenders.get(name)
         missing = c.available()
         there = "yes" if missing is None else "not installed"
-        rows.append([c.label, name, c.note, there])
-    columns = ["contender", "name", "what is timed", "installed here"]
+        rows.append([c.label, name, c.note, c.outside or "nothing", there])
+    columns = ["contender", "name", "what is timed", "made ready, not timed", "installed here"]
     return Table(columns, rows, words=tuple(columns))

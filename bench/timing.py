@@ -112,6 +112,23 @@ class DeviceClock:
         self.end.synchronize()
         return self.start.elapsed_time(self.end), (issued - begin) * 1e3
 
+    def lost(self) -> bool:
+        """Whether the device answers no more, as after an illegal memory access."""
+        return not answers()
+
+
+def answers() -> bool:
+    """Whether this process can still use the CUDA device."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+class DeviceLost(Exception):
+    """A call has spoiled the CUDA context: every later call of this process fails too."""
+
 
 class HostClock:
     """The same for calls that run on the CPU: both times are the host's. For tests and toys."""
@@ -124,6 +141,9 @@ class HostClock:
         call()
         elapsed = (time.perf_counter() - begin) * 1e3
         return elapsed, elapsed
+
+    def lost(self) -> bool:
+        return False
 
 
 MARGIN = 0.9  # the share of the hold in which the host has to be done
@@ -141,6 +161,7 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
 
     A lane whose call raises keeps the exception in `failure` and leaves; the others go on.
     A sample whose hold the host outlasted is taken again, with the longest host time seen so far.
+    Raises DeviceLost from the failure after which the device answers no more.
     """
 
     def attempt(lane, host_ms):
@@ -149,6 +170,8 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
                 return clock.sample(lane.call, host_ms)
         except Exception as problem:
             lane.failure = problem
+            if clock.lost():
+                raise DeviceLost(str(problem)) from problem
             return None
 
     counts = []

@@ -20,6 +20,7 @@ class Function:
     family: str  # "linear" or "softmax"
     feature_map: str = "elu"  # of linear attention
     normalize: bool = True
+    ready: bool = False  # it is given φ(q) and φ(k), φ = elu + 1 in the dtype of the inputs
 
 
 SOFTMAX = Function("softmax")

@@ -103,25 +103,25 @@ def test_show_and_check(record, tmp_path, capsys):
     assert results.parse(capsys.readouterr().out, "stdout").provenance == record.provenance
 
 
-def run_as(monkeypatch, tmp_path, record, interrupt=False, out="gpu.json"):
+def run_as(monkeypatch, tmp_path, record, *more, interrupt=False, out="gpu.json"):
     """`python -m bench run` with a run that takes no time and needs no GPU."""
-    from bench import runner
+    from bench import isolated
 
-    def run(*plans, command, say, keep, **_):
+    def run(*plans, partial, say, before, **_):
         from dataclasses import replace
 
-        say("[1/1] working")
-        keep(replace(record, complete=False))
+        say("[1/1] working" if before is None else f"goes on from {len(before.measurements)}")
+        results.write(replace(record, complete=False), partial)
         if interrupt:
             raise KeyboardInterrupt
-        keep(record)
         return record
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(isolated, "run", run)
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
     monkeypatch.setattr(hardware, "provenance", lambda *_: record.provenance)
     monkeypatch.setattr(results, "DIRECTORY", tmp_path)
-    return cli.main(["run", "--dtype", "bfloat16", *(["--out", str(tmp_path / out)] * (out != ""))])
+    place = ["--out", str(tmp_path / out)] if out else []
+    return cli.main(["run", "--dtype", "bfloat16", *place, *more])
 
 
 def test_run_writes_the_record_of_this_gpu(record, tmp_path, monkeypatch, capsys):
@@ -142,6 +142,30 @@ def test_interrupted_run_keeps_what_it_has_and_the_old_record(
     assert "gpu.partial.json" in capsys.readouterr().err
 
 
+def test_an_interrupted_run_is_resumed_only_on_the_same_gpu_and_commit(
+    record, make_record, tmp_path, monkeypatch, capsys
+):
+    assert run_as(monkeypatch, tmp_path, record, "--resume") == 0
+    assert "[1/1] working" in capsys.readouterr().err, "nothing to go on from is no mistake"
+    run_as(monkeypatch, tmp_path, record, interrupt=True)
+    assert run_as(monkeypatch, tmp_path, record, "--resume") == 0
+    assert "goes on from 96" in capsys.readouterr().err
+    assert not (tmp_path / "gpu.partial.json").exists()
+    run_as(monkeypatch, tmp_path, record, interrupt=True)
+    assert run_as(monkeypatch, tmp_path, make_record(commit="fedcba"), "--resume") == 2
+    assert "measured with commit 0123456789abcdef, and here it is fedcba" in capsys.readouterr().err
+    (tmp_path / "gpu.partial.json").write_text('{"schema_version": 1}')
+    assert run_as(monkeypatch, tmp_path, record, "--resume") == 2
+    assert "is not a record to go on from" in capsys.readouterr().err
+
+
+def test_a_plug_in_that_cannot_be_loaded(no_gpu, tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert cli.main(["run", "--plugin", str(tmp_path / "broken.py")]) == 2
+    assert "broken.py cannot be loaded: division by zero" in capsys.readouterr().err
+    assert cli.main(["run", "--plugin", str(tmp_path / "absent.py")]) == 2
+
+
 def test_run_refuses_an_out_that_is_no_json_file(record, tmp_path, monkeypatch, capsys):
     assert run_as(monkeypatch, tmp_path, record, out="gpu.txt") == 2
     assert "--out has to name a .json file" in capsys.readouterr().err
@@ -152,6 +176,8 @@ def test_command_line_is_kept_without_its_output_file(monkeypatch):
     assert hardware.command_line() == "python -m bench run --quick"
     monkeypatch.setattr(sys, "argv", ["x", "run", "--out=/some/where.json", "--causal"])
     assert hardware.command_line() == "python -m bench run --causal"
+    monkeypatch.setattr(sys, "argv", ["x", "run", "--resume", "--quick", "--json"])
+    assert hardware.command_line() == "python -m bench run --quick"
 
 
 def test_readme_is_redrawn_between_its_markers(record, tmp_path, capsys):

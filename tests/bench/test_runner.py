@@ -7,7 +7,8 @@ from bench import contenders, eager, runner, truth
 from bench.contenders import Contender
 from bench.errors import BenchError
 from bench.results import Record
-from bench.timing import HostClock, Lane, Sampling
+from bench.timing import DeviceLost, HostClock, Lane, Sampling
+from kernels import reference
 
 ONCE = Sampling(least=2, most=2, budget_s=0.0, warm_up=1)
 SMALL = {"batches": (1,), "heads": 2, "head_dim": 16, "dtype": "float32", "sampling": ONCE}
@@ -18,15 +19,16 @@ def enter(monkeypatch):
     """Add contenders for one test."""
     monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))
 
-    def add(name, forward=eager.linear_attention, **facts):
-        contenders.register(Contender(name, name, truth.LINEAR, forward, note="", **facts))
+    def add(name, forward=eager.linear_attention, function=truth.LINEAR, **facts):
+        contenders.register(Contender(name, name, function, forward, note="", **facts))
         return name
 
     return add
 
 
 def run(*names, **changes) -> Record:
-    options = {k: changes.pop(k) for k in ("say", "keep", "deadline_s") if k in changes}
+    options = ("say", "keep", "deadline_s", "before")
+    options = {k: changes.pop(k) for k in options if k in changes}
     plan = runner.Plan(**(SMALL | {"contenders": names, "lengths": (64,)} | changes))
     return runner.run(plan, clock=HostClock(), device="cpu", **options)
 
@@ -169,6 +171,98 @@ def test_deadline():
     record = run("eager", lengths=(64, 128), deadline_s=-1.0)
     assert not record.complete
     assert record.measurements == []
+
+
+def test_what_was_measured_before_is_not_measured_again():
+    first = run("eager", lengths=(64,))
+    noted = []
+    plan = runner.Plan(**(SMALL | {"contenders": ("eager",), "lengths": (64, 128)}))
+    both = runner.run(
+        plan, clock=HostClock(), device="cpu", before=first, note=lambda e: noted.append(e.shape.N)
+    )
+    assert both.complete
+    assert both.measurements[: len(first.measurements)] == first.measurements
+    assert len(both.measurements) == 2 * len(first.measurements)
+    assert set(noted) == {128}
+
+
+def test_a_shape_of_which_a_contender_is_missing_is_measured_again():
+    first = run("eager")
+    again = run("eager", "book", before=first)
+    assert {m.contender for m in again.measurements} == {"eager", "book"}
+    assert len(again.measurements) == 8
+
+
+def test_refused_entries_are_not_called(enter):
+    def forward(q, k, v, *, causal):
+        raise AssertionError("called")
+
+    enter("bad", forward)
+    plan = runner.Plan(
+        **(SMALL | {"contenders": ("bad", "eager"), "lengths": (64,)}),
+        orders=(False,),
+        works=("forward",),
+    )
+    entry = runner.Entry("comparison", "bad", "forward", plan.shapes()[0])
+    record = runner.run(plan, clock=HostClock(), device="cpu", refused={entry: "it died before"})
+    bad, good = record.measurements
+    assert (bad.status, bad.reason) == ("failed", "it died before")
+    assert good.ok
+
+
+def test_a_lost_device_ends_the_run_at_once(enter, monkeypatch):
+    kept = []
+
+    class Lost(HostClock):
+        def lost(self):
+            return True
+
+    calls = iter(range(100))
+
+    def spoils(q, k, v, *, causal):
+        if next(calls) > 0:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return eager.linear_attention(q, k, v, causal=causal)
+
+    plan = runner.Plan(**(SMALL | {"contenders": (enter("spoils", spoils),), "lengths": (64,)}))
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        runner.run(plan, clock=Lost(), device="cpu", keep=kept.append)
+    assert kept == []
+
+
+def test_layout_features_and_more_arguments_are_made_outside_the_call(enter):
+    seen = []
+
+    def forward(q, k, v, *, causal, gate):
+        assert gate.shape == q.shape[:3]
+        assert q.is_contiguous()
+        seen.append((tuple(q.shape), q.min().item() > 0))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        o = reference.chunked(q, k, v, causal=causal, feature_map="identity", normalize=False)
+        return o.transpose(1, 2)
+
+    name = enter(
+        "guest",
+        forward,
+        function=truth.Function("linear", "identity", normalize=False, ready=True),
+        layout="BNHD",
+        prepare=lambda q, k, v: {"gate": torch.ones(q.shape[:3])},
+    )
+    record = run(name, lengths=(80,), heads=3)
+    assert [m.status for m in record.measurements] == ["ok"] * 4, record.measurements
+    assert set(seen) == {((1, 80, 3, 16), True)}
+    assert contenders.get(name).outside == "φ(q) and φ(k) and the layout [B, N, H, D]"
+
+
+def test_a_wrong_layout_is_refused(enter):
+    record = run(enter("turned", layout="BNHD"), works=("forward",), lengths=(80,))
+    assert [m.status for m in record.measurements] == ["wrong"] * 2
+
+
+def test_a_contender_is_left_out_above_its_longest(enter):
+    record = run(enter("short", longest=64), lengths=(64, 128), works=("forward",))
+    assert [m.status for m in record.measurements] == ["ok"] * 2 + ["failed"] * 2
+    assert record.measurements[-1].reason == "it is left out above 64 tokens"
 
 
 def test_unknown_contender_and_no_gpu(monkeypatch):

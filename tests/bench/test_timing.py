@@ -25,6 +25,9 @@ class FakeClock:
     def hold_ms(self, host_ms):
         return 0.1 + 1.5 * host_ms
 
+    def lost(self):
+        return False
+
 
 class LeakyClock:
     """A device that needs 1 ms, and a host that needs what `hosts` says, sample by sample.
@@ -40,6 +43,9 @@ class LeakyClock:
 
     def hold_ms(self, host_ms):
         return min(self.LIMIT_MS, 0.1 + 1.5 * host_ms)
+
+    def lost(self):
+        return False
 
     def sample(self, call, host_ms=0.0):
         self.held.append(self.hold_ms(host_ms))
@@ -82,6 +88,20 @@ def test_a_lane_that_raises_leaves_and_the_others_go_on():
     assert str(bad.failure) == "broke"
     assert good.failure is None
     assert len(good.device_ms) == 10
+
+
+def test_a_lost_device_ends_the_race_at_the_lane_that_lost_it():
+    class Spoiled(FakeClock):
+        def lost(self):
+            return True
+
+    def spoils():
+        raise RuntimeError("an illegal memory access\nwas encountered")
+
+    lanes = [Lane(lambda: 1.0), Lane(spoils), Lane(lambda: 1.0)]
+    with pytest.raises(timing.DeviceLost, match="illegal memory access"):
+        race(lanes, Spoiled(), Sampling(3, 3, 1.0, 1))
+    assert lanes[0].failure is lanes[2].failure is None
 
 
 def test_expected_host_time_comes_from_the_warm_up():

@@ -1,0 +1,124 @@
+"""Declarations of contenders: names, what they compute, what is outside the timed call."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from bench import contenders, hardware, tables
+from bench.roofline import Shape
+from bench.runner import Plan
+
+OTHERS = [name for name in contenders.names() if name not in Plan().contenders]
+
+
+def test_the_field():
+    expected = {"book", "eager", "compiled", "loop"}
+    expected |= {f"sdpa-{b}" for b in ("flash", "cudnn", "efficient", "math")}
+    expected |= {
+        f"fla-{mode}{end}"
+        for mode in ("chunk", "fused-chunk", "fused-recurrent")
+        for end in ("", "-normalized")
+    }
+    expected |= {"fla-simple-gla", "flash-bla", "flash-bla-simple"}
+    expected |= {f"flash-attn-{i}" for i in (2, 3, 4)}
+    assert expected <= set(contenders.names())
+
+
+@pytest.mark.parametrize("name", contenders.names())
+def test_every_declaration_is_complete(name):
+    c = contenders.get(name)
+    assert c.label and c.note and c.install
+    assert c.causal and set(c.causal) <= {False, True}
+    assert len(c.label) <= 32, "labels stand in figures"
+    if name.startswith(("fla", "flash-bla")) and "attn" not in name:
+        assert c.function.ready, "these packages have no φ"
+        assert c.function.feature_map == "identity"
+        assert "φ(q)" in c.outside
+    assert c.function.normalize == ("normalize=True" in c.note) or not name.startswith("fla-")
+
+
+def test_refusals():
+    flash_bla = contenders.get("flash-bla")
+    assert flash_bla.refusal(Shape(1, 8, 1024)) is None
+    assert flash_bla.refusal(Shape(1, 8, 1024, causal=True)) == "it has no causal form"
+    assert "float32" in flash_bla.refusal(Shape(1, 8, 1024, dtype="float32"))
+    assert "above 1,024 tokens" in contenders.get("loop").refusal(Shape(1, 8, 2048))
+    assert contenders.get("fla-chunk").refusal(Shape(1, 8, 64)) == "it has no bidirectional form"
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    for name in ("fla-chunk", "flash-bla", "flash-attn-2", "flash-attn-3", "flash-attn-4"):
+        assert contenders.get(name).available().startswith("there is no package `fla")
+        assert contenders.get(name).install
+
+
+def test_a_package_without_the_part_is_said(monkeypatch, tmp_path):
+    class Spec:
+        submodule_search_locations = [str(tmp_path)]
+
+    monkeypatch.setattr(contenders, "find_spec", lambda name: Spec)
+    assert (
+        contenders.get("flash-attn-4").available() == "the package `flash_attn` here has no `cute`"
+    )
+    (tmp_path / "cute").mkdir()
+    assert contenders.get("flash-attn-4").available() is None
+
+
+def test_entrants_say_what_is_outside(monkeypatch):
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    text = str(tables.entrants(["book", "fla-chunk"]))
+    assert "φ(q) and φ(k) and the layout [B, N, H, D]" in text
+    assert "not installed" in text
+
+
+FLA = """
+import kernels
+ours = kernels.__file__
+import bench
+import fla.ops.linear_attn, fla.ops.simple_gla
+import kernels
+assert kernels.__file__ == ours
+assert callable(kernels.linear_attention) and callable(fla.ops.linear_attn.chunk_linear_attn)
+from bench import contenders
+assert contenders.get("fla-chunk").available() is None
+print("both")
+"""
+
+
+@pytest.mark.skipif(
+    find_spec("fla") is None or find_spec("einops") is None,
+    reason="fla is not installed: pip install fla-core",
+)
+def test_ours_and_fla_in_one_process():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FLA],
+        cwd=hardware.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip().endswith("both"), done.stderr
+
+
+def test_the_study_of_the_field(monkeypatch, make_measurement, record):
+    from bench.studies import contenders as study
+
+    asked = []
+
+    def run(*plans, say):
+        asked.extend(plans)
+        return record
+
+    monkeypatch.setattr(study.isolated, "run", run)
+    rows = study.measure(False, print)
+    assert len(rows) == len(record.measurements)
+    assert {r["status"] for r in rows} == {"ok", "failed"}
+    assert all((r["share_of_floor"] is None) == (r["status"] != "ok") for r in rows)
+    assert all(isinstance(v, (str, int, float, bool, type(None))) for r in rows for v in r.values())
+    long = [p for p in asked if p.lengths == (65536,)]
+    assert all("flash-bla" in p.contenders for p in long) and len(long) == 2
+    assert all("flash-bla" not in p.contenders for p in asked if p not in long)
+    (quick,) = study.plans(True)
+    assert len(quick.contenders) * len(quick.shapes()) < 10
