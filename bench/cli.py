@@ -1,4 +1,4 @@
-"""`python -m bench run | study | show | check | readme`. Results on stdout, progress on stderr.
+"""`python -m bench --help` lists the commands. Results on stdout, progress on stderr.
 
 Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in one sentence.
 130: interrupted; what was measured is kept.
@@ -83,6 +83,16 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--out", type=Path, help="folder (default: results/studies)")
     study.add_argument("--quick", action="store_true", help="what a chapter measures itself")
     study.set_defaults(act=_study)
+
+    for name, (words, _) in REPORTS.items():
+        report = commands.add_parser(name, help=words)
+        report.add_argument("--quick", action="store_true", help="less of it, in about 20 s")
+        report.add_argument("--out", type=Path, help="folder (default: results/studies)")
+        report.add_argument("--json", action="store_true", help="print the study as JSON")
+        report.add_argument(
+            "--recorded", metavar="GPU", help="measure nothing: show what is recorded of a GPU"
+        )
+        report.set_defaults(act=_report, name=name)
 
     show = commands.add_parser("show", help="show a record as tables")
     show.add_argument("record", nargs="?", help="a GPU's slug or a file (default: the best one)")
@@ -189,6 +199,33 @@ def _study(options) -> int:
             failed.append(name)
             _say(f"{name} failed: {type(problem).__name__}: {problem}")
     return 1 if failed else 0
+
+
+def _report(options) -> int:
+    """A study that is also a command: measured here, or as recorded, and printed."""
+    name = options.name
+    if options.recorded:
+        place = (options.out or studies.DIRECTORY) / options.recorded / f"{name}.json"
+        study = studies.read(place)
+    else:
+        study = studies.run(name, options.quick, hardware.command_line(), _say)
+        _say(f"wrote {studies.write(study, options.out)}")
+    if options.json:
+        print(study.to_json(), end="")
+        return 0
+    from . import reports
+
+    for text in getattr(reports, REPORTS[name][1])(study):
+        print(f"{text}\n")
+    return 0
+
+
+# studies that are commands of their own: what the help says, and what prints them
+REPORTS = {
+    "limits": ("what the operator has to reach, and what this GPU says of it", "limits"),
+    "memory": ("peak memory, and the longest sequence that fits", "memory"),
+    "profile": ("where the time goes: kernels, bytes, FLOPs, registers, instructions", "profile"),
+}
 
 
 def _plans(options):

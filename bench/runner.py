@@ -13,7 +13,7 @@ from . import contenders, floor, gate, hardware, results, truth
 from .errors import BenchError
 from .results import Measurement, Record
 from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
-from .timing import FULL, DeviceClock, DeviceLost, Lane, Sampling, answers, race
+from .timing import CLOCKS, FULL, DeviceLost, Lane, Sampling, answers, race
 
 LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
 QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
@@ -33,6 +33,7 @@ class Plan:
     dtype: str = "bfloat16"
     sampling: Sampling = FULL
     experiment: str = results.COMPARISON  # the name under which the record keeps it
+    clock: str = "device"  # of timing.CLOCKS
 
     def shapes(self) -> list[Shape]:
         """All shapes, the cheap ones first, so that an interrupted run has whole rows."""
@@ -118,7 +119,7 @@ def run(
     entrants = {name: contenders.get(name) for plan in plans for name in plan.contenders}
     if device == "cuda" and not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    clock = clock or DeviceClock()
+    clocks = {plan.clock: clock or CLOCKS[plan.clock]() for plan in plans}
     load = hardware.busy if device == "cuda" else contextlib.nullcontext
     record = Record(hardware.provenance(command, load), live=True)
     known = {Entry.of(m): m for m in before.measurements} if before else {}
@@ -140,7 +141,9 @@ def run(
         say(f"[{i + 1}/{len(rows)}] {plan.experiment} {shape} ({elapsed:.0f} s)")
         here = [entrants[name] for name in plan.contenders]
         watch = Watch(plan.experiment, shape, note, refused or {})
-        record.measurements.extend(_measure_shape(here, shape, plan, device, clock, say, watch))
+        record.measurements.extend(
+            _measure_shape(here, shape, plan, device, clocks[plan.clock], say, watch)
+        )
         keep(record)
         if device == "cuda" and not answers():
             raise DeviceLost(f"after {shape}")
@@ -192,6 +195,7 @@ def _measure_shape(
     done = []
     for work in plan.works:
         facts = measure(entrants, inputs, work, clock, plan.sampling, watch)
+        clock.forget()
         for contender, fact in zip(entrants, facts, strict=True):
             done.append(_measurement(plan, contender, shape, work, fact))
             if fact["status"] != "ok":
@@ -295,17 +299,17 @@ def _admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, Ca
             watch.note(watch.entry(contender, work))
             call, outputs = prepare(contender, inputs, work)
             gate.poison(list(_expected(inputs, work)))
-            _synchronize(inputs.device)
+            synchronize(inputs.device)
             begin = time.perf_counter()
             with watch.context(contender, work)():
                 result = call()
-                _synchronize(inputs.device)
+                synchronize(inputs.device)
             first_call_ms = (time.perf_counter() - begin) * 1e3
             verdict = gate.judge(outputs(result), inputs.truth(contender.function), shape.dtype)
         except Exception as problem:
             fact = {"status": "failed", "reason": one_line(problem, said)}
             del problem
-            _free(inputs.device)
+            free(inputs.device)
             if inputs.device == "cuda" and not answers():
                 raise DeviceLost(fact["reason"]) from None
             return fact, None
@@ -327,9 +331,8 @@ def prepare(contender, inputs: Inputs, work: str) -> tuple[Callable, Callable]:
     Forward runs without autograd. Forward + backward asks for the gradients of q, k and v and
     accumulates them nowhere.
     """
-    causal = inputs.shape.causal
     q, k, v = (contender.view(x) for x in inputs.given(contender.function))
-    more = contender.prepare(q, k, v)
+    do = None if work == FORWARD else contender.view(inputs.do)
     names = ("o",) if work == FORWARD else ("o", "dq", "dk", "dv")
 
     def named(result):
@@ -339,22 +342,27 @@ def prepare(contender, inputs: Inputs, work: str) -> tuple[Callable, Callable]:
         result = (x.transpose(1, 2) if turn and x.ndim == 4 else x for x in result)
         return dict(zip(names, result, strict=True))
 
-    if work == FORWARD:
+    return call_of(contender, q, k, v, do, inputs.shape.causal), named
+
+
+def call_of(contender, q, k, v, do, causal: bool) -> Callable:
+    """The call on tensors in the contender's layout; with `do` forward and backward."""
+    more = contender.prepare(q, k, v)
+    if do is None:
 
         def call():
             with torch.no_grad():
                 return contender.forward(q, k, v, causal=causal, **more)
 
-        return call, named
+        return call
 
     q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-    do = contender.view(inputs.do)
 
     def call():
         o = contender.forward(q, k, v, causal=causal, **more)
         return o.detach(), *torch.autograd.grad(o, (q, k, v), do)
 
-    return call, named
+    return call
 
 
 def _expected(inputs: Inputs, work: str):
@@ -376,12 +384,12 @@ def one_line(problem: BaseException, said=()) -> str:
     return text if len(text) <= 240 else text[:239] + "…"
 
 
-def _synchronize(device: str):
+def synchronize(device: str):
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def _free(device: str):
+def free(device: str):
     """Give back what a failed contender held."""
     gc.collect()
     if device == "cuda":

@@ -116,6 +116,73 @@ class DeviceClock:
         """Whether the device answers no more, as after an illegal memory access."""
         return not answers()
 
+    def forget(self) -> None:
+        """Let go of what was kept for the calls of a race."""
+
+
+class GraphClock(DeviceClock):
+    """The same with each call captured once in a CUDA graph, so that the host only replays it.
+
+    What a program pays for short sequences once it has removed Python from its loop. A call that
+    cannot be captured fails.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.graphs = {}  # call -> its graph; they hold the memory of their results
+
+    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+        if call not in self.graphs:
+            self.graphs[call] = self._capture(call)
+        return super().sample(self.graphs[call].replay, host_ms)
+
+    @staticmethod
+    def _capture(call: Call):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return graph
+
+    def forget(self) -> None:
+        self.graphs.clear()
+
+
+class EagerClock:
+    """Calls one after another without waiting, as a program makes them: ms of wall time for each.
+
+    Both times are the same, the larger of what the host needs to issue a call and what the device
+    needs to run it. The inputs may be found in the L2.
+    """
+
+    CALLS = 20
+
+    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(self.CALLS):
+            call()
+        torch.cuda.synchronize()
+        elapsed = (time.perf_counter() - begin) * 1e3 / self.CALLS
+        return elapsed, elapsed
+
+    def hold_ms(self, host_ms: float) -> float:
+        return float("inf")
+
+    def lost(self) -> bool:
+        return not answers()
+
+    def forget(self) -> None:
+        pass
+
+
+CLOCKS = {"device": DeviceClock, "graph": GraphClock, "eager": EagerClock}
+
 
 def answers() -> bool:
     """Whether this process can still use the CUDA device."""
@@ -144,6 +211,9 @@ class HostClock:
 
     def lost(self) -> bool:
         return False
+
+    def forget(self) -> None:
+        pass
 
 
 MARGIN = 0.9  # the share of the hold in which the host has to be done
