@@ -77,3 +77,91 @@ def _longest(rows, case, study) -> Table:
         f"{style.order(case['causal'])}, {style.work_name(case['work'])}; {study.line}."
     )
     return Table(["contender", *(f"{s} GiB" for s in sizes)], cells, caption, notes)
+
+
+def profile(study: Study) -> list:
+    """Ceilings, shapes against them, kernels of each shape, what was compiled, and counters."""
+    shown = [
+        _columns(
+            study.select(kind="ceiling"),
+            {"what": "ceiling", "median_ms": "ms", "GBps": "GB/s", "TFLOPs": "TFLOP/s"},
+            f"Measured ceilings; {study.line}.",
+        ),
+        _columns(
+            [r | {"shape": _shape(r)} for r in study.select(kind="case")],
+            {
+                "shape": "shape",
+                "work": "work",
+                "median_ms": "ms",
+                "GBps": "GB/s",
+                "share_of_copy": "of copy",
+                "TFLOPs": "TFLOP/s",
+                "share_of_matmul": "of matmul",
+                "flops_per_byte": "FLOPs / byte",
+            },
+            f"Ideal bytes and FLOPs over the time; {study.line}.",
+        ),
+        _columns(
+            [r | {"shape": _shape(r)} for r in study.select(kind="kernel") if "kernel" in r],
+            {
+                "shape": "shape",
+                "work": "work",
+                "kernel": "kernel",
+                "launches": "launches",
+                "ms": "ms",
+                "share": "share",
+            },
+            f"Kernel by kernel, from torch.profiler; {study.line}.",
+        ),
+    ]
+    compiled = study.select(kind="compiled")
+    shown.append(
+        _columns(
+            compiled,
+            {
+                "kernel": "kernel",
+                "num_warps": "warps",
+                "num_stages": "stages",
+                "registers": "registers",
+                "spills": "spills",
+                "shared_bytes": "shared [B]",
+                "constants": "compiled with",
+            },
+            f"What the compiler made; {study.line}.",
+        )
+    )
+    kinds = dict.fromkeys(k for r in compiled for k in r if k.startswith("loop: "))
+    shown.append(
+        _columns(
+            compiled,
+            {"kernel": "kernel", **{k: k.removeprefix("loop: ") for k in sorted(kinds)}},
+            f"SASS instructions of one turn of the main loop, by class; {study.line}.",
+        )
+    )
+    counters = study.select(kind="counters")
+    names = {k: k.replace("_", " ") for r in counters for k in r if k.endswith(("_percent",))}
+    good = [r for r in counters if r["status"] == "ok"]
+    if good:
+        columns = {"kernel": "kernel", "read_bytes": "read [B]", "written_bytes": "written [B]"}
+        shown.append(_columns(good, columns | names, f"Hardware counters by ncu; {study.line}."))
+    shown = [table for table in shown if table.rows]
+    reasons = dict.fromkeys(r["reason"] for r in study.rows if r.get("reason"))
+    return [*shown, *(["\n".join(reasons)] if reasons else [])]
+
+
+def _shape(row) -> str:
+    causal = style.order(row["causal"])
+    return f"({row['B']}, {row['H']}, {row['N']}, {row['D']}) {causal}"
+
+
+def _columns(rows, columns: dict[str, str], caption: str) -> Table:
+    """The named columns of rows; numbers in three digits, a dash where there is none."""
+
+    def cell(value):
+        if value is None or isinstance(value, str):
+            return value or "–"
+        return style.number(value) if isinstance(value, float) else str(value)
+
+    words = ("shape", "work", "kernel", "compiled with")
+    cells = [[cell(row.get(name)) for name in columns] for row in rows]
+    return Table(list(columns.values()), cells, caption, words=words)
