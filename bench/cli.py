@@ -5,12 +5,13 @@ Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from . import contenders, hardware, results, studies
 from .errors import BenchError
-from .roofline import WORKS
+from .roofline import FORWARD, WORKS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,6 +94,23 @@ def parser() -> argparse.ArgumentParser:
             "--recorded", metavar="GPU", help="measure nothing: show what is recorded of a GPU"
         )
         report.set_defaults(act=_report, name=name)
+
+    compare = commands.add_parser(
+        "compare", help="two records side by side: what sped up, hence what binds it"
+    )
+    compare.add_argument("first", help="a GPU's slug or a file")
+    compare.add_argument("second", help="another one, as a rule the faster GPU")
+    compare.add_argument("--seqlen", type=_lengths, metavar="N", help="default: the longest")
+    compare.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    compare.add_argument("--json", action="store_true", help="print the rows as JSON")
+    compare.set_defaults(act=_compare)
+
+    tune = commands.add_parser("tune", help="time every tile of a kernel, and print the best table")
+    tune.add_argument("kernel", nargs="*", help="kernels (default: all of kernels/configs.py)")
+    tune.add_argument("--head-dim", type=_head_dim, metavar="D", help="default: all in the table")
+    tune.add_argument("--quick", action="store_true", help="an eighth of the candidates")
+    tune.add_argument("--json", action="store_true", help="print every candidate as JSON")
+    tune.set_defaults(act=_tune)
 
     show = commands.add_parser("show", help="show a record as tables")
     show.add_argument("record", nargs="?", help="a GPU's slug or a file (default: the best one)")
@@ -258,7 +276,18 @@ def _plans(options):
         changes["works"] = (options.work,)
     if options.causal or options.bidirectional:
         changes["orders"] = (options.causal,)
-    return [replace(plan, **changes)] if changes else [plan, steps.plan(**shared)]
+    if changes:
+        return [replace(plan, **changes)]
+    return [plan, steps.plan(**shared), Plan(**shared, **GRAPHS)]
+
+
+# short sequences, where the host decides: each call captured in a CUDA graph and replayed
+GRAPHS = {
+    "lengths": (512, 1024, 2048, 4096),
+    "works": (FORWARD,),
+    "experiment": "graph",
+    "clock": "graph",
+}
 
 
 def _record(name: str | None) -> results.Record:
@@ -287,6 +316,49 @@ def _show(options) -> int:
         table = tables.problems(record)
         print(f"## Not timed\n\n{table.markdown() if options.markdown else table}")
     return 0
+
+
+def _compare(options) -> int:
+    from . import comparing
+
+    first, second = _record(options.first), _record(options.second)
+    if options.json:
+        print(json.dumps(comparing.rows(first, second), indent=1))
+        return 0
+    table = comparing.table(first, second, options.seqlen[0] if options.seqlen else None)
+    if not table.rows:
+        raise BenchError("The two records have no verified measurement in common.")
+    print(table.markdown() if options.markdown else table)
+    return 0
+
+
+def _tune(options) -> int:
+    from . import tuning
+    from .runner import NO_GPU
+
+    known = tuning.kernels()
+    for name in options.kernel:
+        if name not in {kernel for kernel, _ in known}:
+            there = ", ".join(dict.fromkeys(kernel for kernel, _ in known))
+            raise BenchError(f"There is no kernel {name!r} in kernels/configs.py; known: {there}.")
+    wanted = [
+        (kernel, features)
+        for kernel, features in known
+        if (not options.kernel or kernel in options.kernel)
+        and options.head_dim in (None, features)
+        and features in tuning.SHAPES
+    ]
+    if not wanted:
+        raise BenchError(f"The table has no kernel for heads of {options.head_dim}.")
+    if not hardware.has_gpu():
+        raise BenchError(NO_GPU)
+    rows = tuning.tune(wanted, options.quick, _say)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(tuning.table(rows, hardware.provenance().line(live=True)))
+        print(tuning.lines(rows))
+    return 0 if tuning.best(rows) else 1
 
 
 def _check(options) -> int:

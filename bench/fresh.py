@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from importlib import import_module
 
 from .hardware import ROOT
@@ -24,36 +26,58 @@ def call(module: str, function: str, arguments: dict, timeout_s: float = 120.0, 
 
     {"failed": why} when it raises, dies or does not return within `timeout_s` seconds.
     """
+    found, failure = stream(module, function, arguments, timeout_s, **env)
+    return found[-1] if failure is None and found else {"failed": failure or "it returned nothing"}
+
+
+def stream(module: str, function: str, arguments: dict, timeout_s: float = 120.0, **env):
+    """(the dicts that a generator yielded in a new process, why it ended early or None)."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
+    failure = None
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen(
             [sys.executable, "-m", "bench.fresh", module, function, json.dumps(arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+            stdout=out,
+            stderr=err,
             env={**os.environ, "PYTHONPATH": path, **env},
         )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"it did not return within {timeout_s:.0f} s"}
-    for line in reversed(done.stdout.splitlines()):
-        if line.startswith(MARK):
-            return json.loads(line.removeprefix(MARK))
-    lines = done.stderr.strip().splitlines() or ["no message"]
-    how = f"exit code {done.returncode}"
-    if done.returncode < 0:
-        with contextlib.suppress(ValueError):
-            how = signal.Signals(-done.returncode).name
-    return {"failed": f"its process ended ({how}): {' '.join(lines[-1].split())[:160]}"}
+        try:
+            code = child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code, failure = 0, f"it did not return within {timeout_s:.0f} s"
+        finally:
+            child.kill()
+            child.wait()
+        out.seek(0)
+        err.seek(0)
+        found = [json.loads(x[len(MARK) :]) for x in out if x.startswith(MARK) and x[-1] == "\n"]
+        lines = err.read().strip().splitlines() or ["no message"]
+    if code != 0:
+        how = f"exit code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                how = signal.Signals(-code).name
+        failure = f"its process ended ({how}): {' '.join(lines[-1].split())[:160]}"
+    elif failure is None and found and set(found[-1]) == {"failed"}:
+        failure = found.pop()["failed"]
+    return found, failure
 
 
 def _main(module: str, function: str, arguments: str) -> None:
     from .runner import one_line
 
+    def tell(result):
+        print(MARK + json.dumps(result), flush=True)
+
     try:
         result = getattr(import_module(module), function)(**json.loads(arguments))
+        if isinstance(result, Iterator):
+            for each in result:
+                tell(each)
+        else:
+            tell(result)
     except Exception as problem:
-        result = {"failed": one_line(problem)}
-    print(MARK + json.dumps(result), flush=True)
+        tell({"failed": one_line(problem)})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,14 @@ def no_gpu(monkeypatch):
         (["show", "absent.json"], "There is no results file absent.json."),
         (["check", "absent.json"], "There is no results file absent.json."),
         (["check"], "required: file"),
+        (["compare", "h900", "h100"], "no record of 'h900'"),
+        (["tune", "nothing"], "no kernel 'nothing' in kernels/configs.py; known: state_kernel"),
+        (["tune", "--head-dim", "7"], "no kernel for heads of 7"),
+        (["tune"], "needs an NVIDIA GPU"),
+        (["limits"], "needs an NVIDIA GPU"),
+        (["memory"], "needs an NVIDIA GPU"),
+        (["profile"], "needs an NVIDIA GPU"),
+        (["limits", "--recorded", "h900"], "There is no results file"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys):
@@ -42,7 +50,10 @@ def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys)
     assert "Traceback" not in told.err
 
 
-@pytest.mark.parametrize("command", ["run", "show", "check", "readme"])
+COMMANDS = ["run", "study", "limits", "memory", "profile", "compare", "tune", "show", "check"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "readme"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])
@@ -69,7 +80,9 @@ def test_the_plan_that_arguments_ask_for():
         (one,) = plans(*arguments)
         return one
 
-    full, steps = plans()
+    full, steps, graphs = plans()
+    assert (graphs.experiment, graphs.clock, graphs.works) == ("graph", "graph", ("forward",))
+    assert max(graphs.lengths) == 4096
     assert (full.experiment, steps.experiment) == ("comparison", "steps")
     assert steps.contenders[:2] == ("book", "step-two-passes")
     assert (steps.orders, steps.works) == ((False,), ("forward",))
@@ -78,7 +91,7 @@ def test_the_plan_that_arguments_ask_for():
     assert full.contenders == ("book", "eager", "sdpa-flash", "sdpa-cudnn")
     assert full.orders == (False, True)
     assert full.works == ("forward", "forward+backward")
-    assert [len(p.lengths) for p in plans("--quick")] == [4, 4]
+    assert [len(p.lengths) for p in plans("--quick")] == [4, 4, 4]
     assert plan("--contenders", "step-split").contenders == ("step-split",)
     some = plan("--seqlens", "4096,1024", "2048", "--batch", "2", "--causal", "--heads", "4")
     assert some.lengths == (1024, 2048, 4096)

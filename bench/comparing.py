@@ -1,0 +1,79 @@
+"""Two records side by side: which work sped up by how much, hence what binds it.
+
+Between two GPUs that differ in one thing, what speeds up with it is bound by it. An H200 is an H100
+with a faster memory: work that runs as much faster as the copy does waits for memory, and work that
+runs no faster waits for the processor, for latency or for the host.
+"""
+
+import math
+
+from . import contenders, style
+from .results import COMPARISON, Record
+from .tables import Table
+
+TELLS = 1.1  # copies closer than this are no measure: what binds cannot be told
+
+
+def binds(speedup: float, copies: float) -> str:
+    """What binds work that ran `speedup` times faster, where copies ran `copies` times faster."""
+    if max(copies, 1 / copies) < TELLS:
+        return "cannot be told"
+    share = math.log(speedup) / math.log(copies)
+    if share > 2 / 3:
+        return "memory"
+    return "both" if share > 1 / 3 else "not memory"
+
+
+def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[dict]:
+    """A flat row for each measurement that both records have, verified and timed."""
+    found = []
+    key = ("contender", "causal", "work", "B", "H", "N", "D", "dtype")
+    there = {tuple(getattr(m, k) for k in key): m for m in second.select(experiment=experiment)}
+    for a in first.select(experiment=experiment):
+        b = there.get(tuple(getattr(a, k) for k in key))
+        if b is None or not (a.ok and b.ok):
+            continue
+        speedup, copies = a.median_ms / b.median_ms, a.floor_ms / b.floor_ms
+        void = bool(a.unsteady or b.unsteady)
+        found.append(
+            {
+                **{k: getattr(a, k) for k in key},
+                "first_ms": a.median_ms,
+                "second_ms": b.median_ms,
+                "speedup": speedup,
+                "copies": copies,
+                "binds": "void: unsteady" if void else binds(speedup, copies),
+            }
+        )
+    return found
+
+
+def table(first: Record, second: Record, N: int | None = None) -> Table:
+    """The rows at one length, the longest that both have unless `N` names another."""
+    found = rows(first, second)
+    lengths = sorted({r["N"] for r in found})
+    wanted = N or (lengths[-1] if lengths else None)
+    cells = [
+        [
+            contenders.label(r["contender"]),
+            f"({r['B']}, {r['H']}, {r['N']}, {r['D']})",
+            f"{style.order(r['causal'])}, {style.work_name(r['work'])}",
+            style.number(r["first_ms"]),
+            style.number(r["second_ms"]),
+            f"{r['speedup']:.2f}",
+            f"{r['copies']:.2f}",
+            r["binds"],
+        ]
+        for r in found
+        if r["N"] == wanted
+    ]
+    one, two = first.provenance, second.provenance
+    columns = ["contender", "shape", "work", f"{one.gpu} [ms]", f"{two.gpu} [ms]"]
+    columns += ["speed-up", "of the copy", "bound by"]
+    caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
+    return Table(columns, cells, caption, words=("shape", "work", "bound by"))
+
+
+def _clock(provenance) -> str:
+    mhz = provenance.sm_clock_mhz
+    return f", processor at {mhz} MHz" if mhz else ""
