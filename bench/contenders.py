@@ -42,6 +42,7 @@ class Contender:
     layout: Literal["BHND", "BNHD"] = "BHND"  # what it takes and returns
     prepare: Callable[..., dict] = lambda q, k, v: {}
     longest: int | None = None  # above this N it is left out
+    tunes: int | None = None  # it tries candidates at a first call; a length that reaches them all
 
     @property
     def outside(self) -> str:
@@ -277,6 +278,7 @@ FLA = {
     "causal": (True,),
     "dtypes": ("float16", "bfloat16"),
     "layout": "BNHD",
+    "tunes": 4096,
 }
 
 
@@ -337,6 +339,7 @@ FLASH_BLA = {
     "install": "git clone github.com/fla-org/flash-bidirectional-linear-attention, pip install -e",
     "causal": (False,),
     "dtypes": ("float16", "bfloat16"),
+    "tunes": 2**20,  # at each new length
 }
 
 

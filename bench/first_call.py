@@ -43,7 +43,7 @@ def measure(contender: str, device: str = "cuda", **shape) -> dict:
     return {"first_call_s": times[0], "second_call_s": times[1]}
 
 
-def in_fresh_processes(contender: str = "book", shapes=SHAPES, at_a_time: int = 2) -> list[dict]:
+def in_fresh_processes(contender: str = "book", shapes=SHAPES, at_a_time: int = 3) -> list[dict]:
     """`measure` for each shape, each in a process of its own with an empty Triton cache."""
 
     def job(shape):

@@ -22,7 +22,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from . import results, runner
+from . import precompile, results, runner
 from .errors import BenchError
 from .hardware import ROOT
 from .results import Record
@@ -31,6 +31,7 @@ from .timing import DeviceLost, HostClock
 
 LOST = 70  # exit code of a child whose device answers no more
 BAD_INPUT = 2
+OUT_OF_TIME = -1000  # no signal has that number
 MOST_CRASHES = 3  # of one contender; then it is not called again in this run
 SILENCE_S = 900.0  # a call that lasts longer is stopped; tuning a kernel may take minutes
 
@@ -45,10 +46,13 @@ def run(
     deadline_s: float | None = None,
     plugins=(),
     silence_s: float = SILENCE_S,
+    limit_s: float = float("inf"),
 ) -> Record:
     """`runner.run` in child processes. What is done so far is always in the file `partial`.
 
     `plugins` are modules (names, or paths of Python files) that register contenders.
+    After `limit_s` seconds the run is stopped, in the middle of a call too; the record is then not
+    complete, as after `deadline_s`.
     Raises BenchError for what `runner.run` raises it for, and when the child dies before it has
     called anybody.
     """
@@ -59,6 +63,8 @@ def run(
         partial.parent.mkdir(parents=True, exist_ok=True)
         if before is None:
             partial.unlink(missing_ok=True)
+        if device == "cuda":
+            precompile.compile_ahead(plans, say)
         while True:
             left = None if deadline_s is None else deadline_s - (time.monotonic() - begin)
             job = {
@@ -71,7 +77,13 @@ def run(
                 "deadline_s": left,
                 "plugins": tuple(plugins),
             }
-            code, entry, last = _attempt(job, Path(folder), say, silence_s)
+            rest_s = limit_s - (time.monotonic() - begin)
+            code, entry, last = _attempt(job, Path(folder), say, silence_s, rest_s)
+            if code == OUT_OF_TIME:
+                say(f"stopped after {limit_s:.0f} s")
+                if not partial.exists():
+                    raise BenchError(f"Nothing was measured within {limit_s:.0f} s.")
+                return replace(results.reopen(partial), live=True)
             if code == 0:
                 return replace(results.reopen(partial), live=True)
             if code == BAD_INPUT:
@@ -83,10 +95,9 @@ def run(
             refused[entry] = reason[:240]
             crashes = Counter(e.contender for e in refused)
             if crashes[entry.contender] >= MOST_CRASHES:
+                why = f"not called, since it {MOST_CRASHES} times {reason.removeprefix('it ')}"
                 for other in _entries(plans, entry.contender):
-                    refused.setdefault(
-                        other, f"not called: {MOST_CRASHES} calls before {reason}"[:240]
-                    )
+                    refused.setdefault(other, why[:240])
             before = results.reopen(partial) if partial.exists() else before
 
 
@@ -110,7 +121,7 @@ def _death(code: int) -> str:
     return f"ended its process (exit code {code})"
 
 
-def _attempt(job: dict, folder: Path, say, silence_s: float):
+def _attempt(job: dict, folder: Path, say, silence_s: float, rest_s: float):
     """(exit code, what was called last or None, the last line that the child left)."""
     (folder / "job").write_bytes(pickle.dumps(job))
     with Journal(folder / "journal", fresh=True) as journal, open(folder / "err", "wb") as err:
@@ -125,7 +136,7 @@ def _attempt(job: dict, folder: Path, say, silence_s: float):
         reader = threading.Thread(target=lambda: [say(x.rstrip("\n")) for x in child.stdout])
         reader.start()
         try:
-            code = _wait(child, journal, silence_s)
+            code = _wait(child, journal, silence_s, rest_s)
         except BaseException:  # Ctrl-C reaches the child too, and it ends by itself
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(10)
@@ -145,13 +156,19 @@ def _telling(lines: list[str]) -> str:
     return " ".join((fatal or lines or [""])[-1].split())[:160]
 
 
-def _wait(child, journal, silence_s: float) -> int:
-    """The exit code; a child that has called nobody new for `silence_s` seconds is stopped."""
-    seen, since = journal.count(), time.monotonic()
+def _wait(child, journal, silence_s: float, rest_s: float) -> int:
+    """The exit code; a child is stopped that has called nobody new for `silence_s` seconds, and
+    after `rest_s` seconds in any case."""
+    begin = since = time.monotonic()
+    seen = journal.count()
     while True:
         try:
             return child.wait(0.2)
         except subprocess.TimeoutExpired:
+            if time.monotonic() - begin > rest_s:
+                child.kill()
+                child.wait()
+                return OUT_OF_TIME
             if journal.count() != seen:
                 seen, since = journal.count(), time.monotonic()
             elif time.monotonic() - since > silence_s:

@@ -18,7 +18,8 @@ GIB = 2**30
 LENGTHS = (1024, 2048, 4096, 16384, 65536)  # where peaks are measured
 SIZES_GIB = (16, 24, 40, 80)
 STEP = 64  # lengths that are tried are multiples of it
-PATIENCE_S = 12.0  # a length whose call would take longer is predicted, and not run
+NO_SIZES = ("compiled",)  # a compilation for every length that is tried
+PATIENCE_S = 4.0  # a length whose call would take longer is predicted, and not run
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def fit(points: list[tuple[int, float]]) -> Model:
     return Model(float(peak[-1] - per_token * n[-1]), float(per_token), 0.0)
 
 
-def largest(fits, guess: int, tolerance: float = 0.01) -> tuple[int, int]:
+def largest(fits, guess: int, tolerance: float = 0.02) -> tuple[int, int]:
     """(the largest N that fits, the least that does not), found around `guess`.
 
     They are multiples of STEP, and within `tolerance` of each other. `fits(n)` says whether n fits.
@@ -89,7 +90,7 @@ def largest(fits, guess: int, tolerance: float = 0.01) -> tuple[int, int]:
 def call_once(contender, shape: Shape, work: str, device: str = "cuda") -> dict:
     """Peak bytes of a call after another one like it, which compiles and leaves its workspaces."""
     runner.free(device)
-    call = runner.call_of(contender, *_inputs(contender, shape, work, device), shape.causal)
+    call = runner.call_of(contender, *inputs(contender, shape, work, device), shape.causal)
     with contender.context():
         call()
         runner.synchronize(device)
@@ -113,7 +114,7 @@ def call_once(contender, shape: Shape, work: str, device: str = "cuda") -> dict:
     }
 
 
-def _inputs(contender, shape: Shape, work: str, device: str):
+def inputs(contender, shape: Shape, work: str, device: str):
     """q, k, v and do (None for the forward alone), made at once in the contender's layout."""
     rows = (shape.N, shape.H) if contender.layout == "BNHD" else (shape.H, shape.N)
 
@@ -153,6 +154,13 @@ def in_a_fresh_process(contender: str, shape: Shape, work: str) -> dict:
     return fresh.call(__name__, "one_call", {"contender": contender, "work": work, **asdict(shape)})
 
 
+def surveys(names: list[str], **options):
+    """`survey` of one contender after another, each followed by {"done": name}."""
+    for name in names:
+        yield from survey(name, **options)
+        yield {"done": name}
+
+
 def survey(
     contender: str,
     cases: list[tuple[bool, str]],
@@ -163,12 +171,13 @@ def survey(
     D: int = 64,
     dtype: str = "bfloat16",
     device: str = "cuda",
-) -> dict:
-    """{"rows": [...]} for one contender and the (causal, work) in `cases`: peaks and longest N."""
+):
+    """Yields rows of a contender for the (causal, work) in `cases`: its peaks and longest N."""
     c = contenders.get(contender)
     missing = c.available()
-    rows = []
     for causal, work in cases:
+        if causal not in c.causal:
+            continue
         case = {"contender": contender, "label": c.label, "causal": causal, "work": work}
         case |= {"B": B, "H": H, "D": D, "dtype": dtype}
 
@@ -177,18 +186,17 @@ def survey(
 
         if missing is not None:
             reason = f"{missing}; to install: {c.install}"
-            rows.append({"kind": "peak", **case, "status": "not_installed", "reason": reason})
+            yield {"kind": "peak", **case, "status": "not_installed", "reason": reason}
             continue
         points = []
         for n in lengths:
             fact = _try(c, shape(n), work, device)
-            rows.append({"kind": "peak", **case, "N": n, **fact})
+            yield {"kind": "peak", **case, "N": n, **fact}
             if fact["status"] == "ok":
                 points.append((n, fact["peak_allocated_bytes"], fact["seconds"]))
-        for size in sizes_gib:
+        for size in () if c.tunes or contender in NO_SIZES else sizes_gib:
             row = {"kind": "fits", **case, "limit_gib": size}
-            rows.append(row | _fits(c, shape, work, size, points, device))
-    return {"rows": rows}
+            yield row | _fits(c, shape, work, size, points, device)
 
 
 def _try(contender, shape: Shape, work: str, device: str) -> dict:

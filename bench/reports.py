@@ -18,7 +18,7 @@ def memory(study: Study) -> list:
     shown = []
     peaks, sizes = study.select(kind="peak"), study.select(kind="fits")
     for causal in (False, True):
-        for work in dict.fromkeys(r["work"] for r in peaks):
+        for work in dict.fromkeys(r["work"] for r in peaks if "work" in r):
             case = {"causal": causal, "work": work}
             shown.append(_peaks([r for r in peaks if _is(r, case)], case, study))
     for causal in (False, True):

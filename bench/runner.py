@@ -111,7 +111,8 @@ def run(
 
     `say` is told of the progress, `keep` is given the record after each shape, and `note` is told
     of each entry before it is called. Shapes that `before` has in full are taken from there.
-    Entries in `refused` fail for the reason given, without being called. After `deadline_s` seconds
+    Contenders that lack the order of a shape are left out there. Entries in `refused` fail for the
+    reason given, without being called. After `deadline_s` seconds
     no further shape is begun; the record is then not complete.
     Raises BenchError when a contender is unknown or there is no GPU, and DeviceLost when the GPU
     no longer answers this process; what was measured until then has been given to `keep`.
@@ -127,11 +128,9 @@ def run(
     begin = time.monotonic()
     for i, (plan, shape) in enumerate(rows):
         elapsed = time.monotonic() - begin
-        wanted = [
-            Entry(plan.experiment, name, work, shape)
-            for work in plan.works
-            for name in plan.contenders
-        ]
+        here = [entrants[name] for name in plan.contenders]
+        here = [c for c in here if shape.causal in c.causal]
+        wanted = [Entry(plan.experiment, c.name, work, shape) for work in plan.works for c in here]
         if all(entry in known for entry in wanted):
             record.measurements.extend(known[entry] for entry in wanted)
             continue
@@ -139,7 +138,6 @@ def run(
             say(f"stopped after {elapsed:.0f} s, before {shape}")
             return record
         say(f"[{i + 1}/{len(rows)}] {plan.experiment} {shape} ({elapsed:.0f} s)")
-        here = [entrants[name] for name in plan.contenders]
         watch = Watch(plan.experiment, shape, note, refused or {})
         record.measurements.extend(
             _measure_shape(here, shape, plan, device, clocks[plan.clock], say, watch)

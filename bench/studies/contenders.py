@@ -3,37 +3,76 @@
 from dataclasses import asdict
 
 from .. import contenders, isolated
-from ..roofline import FORWARD
-from ..runner import Plan
+from ..roofline import FORWARD, FORWARD_BACKWARD
+from ..runner import Entry, Plan
 from ..timing import QUICK, Sampling
 
 ABOUT = "every contender, also those of other packages, at 4,096 and 65,536 tokens"
 
 SHORT, LONG = 4096, 65536
-SOME = ("book", "eager", "sdpa-flash", "fla-fused-chunk", "fla-chunk-normalized")
-FIELD = Sampling(least=5, most=50, budget_s=0.2)
-TUNES = ("flash-bla", "flash-bla-simple")  # minutes of tuning at each new length
+SOME = ("book", "eager", "sdpa-flash", "sdpa-cudnn")
+PLAIN = (*SOME, "compiled", "sdpa-efficient", "sdpa-math")
+ATTENTION = ("flash-attn-2", "flash-attn-3", "flash-attn-4")
+FLA = tuple(n for n in contenders.names() if n.startswith("fla-"))
+FIELD = Sampling(least=3, most=30, budget_s=0.15)
+LIMIT_S = 90.0  # what has not been raced by then is said to be missing
 
 
 def plans(quick: bool) -> list[Plan]:
-    """What to race: forward at both lengths, and forward + backward for the large batch."""
+    """What to race, the cheap and the telling first; those that tune themselves for long last."""
+    shared = {"experiment": "field", "batches": (8,)}
     if quick:
-        shape = {"batches": (8,), "lengths": (SHORT,), "orders": (True,), "works": (FORWARD,)}
-        return [Plan(SOME, experiment="field", sampling=QUICK, **shape)]
-    field = tuple(n for n in contenders.names() if not n.startswith("step-"))
-    steady = tuple(n for n in field if n not in TUNES)
-    shared = {"experiment": "field", "sampling": FIELD}
+        shared |= {"lengths": (SHORT,), "works": (FORWARD,), "sampling": QUICK}
+        return [Plan(SOME, **shared)]
+    shared |= {"sampling": FIELD}
+    forward, both = {"works": (FORWARD,)}, {"works": (FORWARD_BACKWARD,)}
+    long, short = {"lengths": (LONG,)}, {"lengths": (SHORT,)}
+    every = (*PLAIN, *ATTENTION, *FLA)
     return [
-        Plan(names, lengths=(n,), batches=(batch,), **works, **shared)
-        for names, n in ((steady, SHORT), (field, LONG))
-        for batch, works in ((8, {}), (1, {"works": (FORWARD,)}))
+        Plan((*PLAIN, *ATTENTION), **long, **forward, **shared),
+        Plan(("book", *FLA), orders=(True,), **long, **forward, **shared),
+        Plan((*every, "loop"), **short, **forward, **shared),
+        Plan(every, **short, **both, **shared),
+        Plan(("book", "eager", *FLA), **long, **both, **shared),
+        Plan(("book", "flash-bla-simple", "flash-bla"), orders=(False,), **long, **both, **shared),
     ]
 
 
 def measure(quick: bool, say) -> list[dict]:
     """A row for each contender, order, batch, length and work; `status` says what could not run."""
-    record = isolated.run(*plans(quick), say=say)
-    return rows(record.measurements)
+    chosen = plans(quick)
+    record = isolated.run(*chosen, say=say, limit_s=LIMIT_S)
+    return rows(record.measurements) + missing(chosen, record.measurements)
+
+
+def missing(chosen: list[Plan], measurements) -> list[dict]:
+    """A row for each entry that was not raced in time."""
+    done = {Entry.of(m) for m in measurements}
+    found = []
+    for plan in chosen:
+        for shape in plan.shapes():
+            for name in plan.contenders:
+                c = contenders.get(name)
+                for work in plan.works:
+                    entry = Entry(plan.experiment, name, work, shape)
+                    if shape.causal not in c.causal or entry in done:
+                        continue
+                    gone = c.available()
+                    status = "failed" if gone is None else "not_installed"
+                    reason = gone or f"not raced: the run was over after {LIMIT_S:.0f} s"
+                    found.append(
+                        {
+                            "label": c.label,
+                            "family": c.function.family,
+                            "outside": c.outside or None,
+                            "contender": name,
+                            "work": work,
+                            **asdict(shape),
+                            "status": status,
+                            "reason": reason,
+                        }
+                    )
+    return found
 
 
 def rows(measurements) -> list[dict]:

@@ -13,7 +13,7 @@ def measure(quick: bool, say) -> list[dict]:
     cases = profiling.CASES[:2] if quick else profiling.CASES
     say(f"{len(cases)} shapes under the profiler, in a process of their own")
     options = {"cases": [(asdict(shape), work) for shape, work in cases]}
-    found = fresh.call("bench.profiling", "survey", options, timeout_s=300)
+    found = fresh.call("bench.profiling", "survey", options, timeout_s=120)
     if "failed" in found:
         raise BenchError(f"The profile could not be taken: {found['failed']}.")
     rows = found["rows"]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 
 import pytest
@@ -102,23 +103,104 @@ def test_ours_and_fla_in_one_process():
     assert done.stdout.strip().endswith("both"), done.stderr
 
 
-def test_the_study_of_the_field(monkeypatch, make_measurement, record):
+def test_the_study_of_the_field(monkeypatch, record):
     from bench.studies import contenders as study
 
     asked = []
 
-    def run(*plans, say):
+    def run(*plans, say, limit_s):
         asked.extend(plans)
+        assert limit_s <= 90
         return record
 
     monkeypatch.setattr(study.isolated, "run", run)
     rows = study.measure(False, print)
-    assert len(rows) == len(record.measurements)
-    assert {r["status"] for r in rows} == {"ok", "failed"}
-    assert all((r["share_of_floor"] is None) == (r["status"] != "ok") for r in rows)
+    there, gone = rows[: len(record.measurements)], rows[len(record.measurements) :]
+    assert {r["status"] for r in there} == {"ok", "failed"}
+    assert all((r["share_of_floor"] is None) == (r["status"] != "ok") for r in there)
     assert all(isinstance(v, (str, int, float, bool, type(None))) for r in rows for v in r.values())
-    long = [p for p in asked if p.lengths == (65536,)]
-    assert all("flash-bla" in p.contenders for p in long) and len(long) == 2
-    assert all("flash-bla" not in p.contenders for p in asked if p not in long)
+    assert {r["status"] for r in gone} <= {"failed", "not_installed"}
+    assert all("not raced" in r["reason"] or "no package" in r["reason"] for r in gone)
+    assert not any(r["causal"] for r in gone if r["contender"] == "flash-bla")
+    assert all(r["causal"] for r in gone if r["contender"].startswith("fla-"))
+    raced = {name for p in asked for name in p.contenders}
+    assert raced == {n for n in contenders.names() if not n.startswith("step-")}
+    assert "flash-bla" in asked[-1].contenders, "what tunes itself for minutes comes last"
     (quick,) = study.plans(True)
     assert len(quick.contenders) * len(quick.shapes()) < 10
+
+
+def test_candidates_are_compiled_ahead_only_for_those_that_tune(monkeypatch):
+    from bench import fresh, precompile
+
+    plan = Plan(("book", "fla-chunk", "flash-bla"), batches=(8,), lengths=(65536,))
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    assert precompile.wanted([plan]) == []
+    assert precompile.compile_ahead([plan]) == 0
+
+    class Spec:
+        submodule_search_locations = []
+
+    monkeypatch.setattr(contenders, "find_spec", lambda name: Spec)
+    monkeypatch.setattr(contenders.Path, "is_dir", lambda self: True)
+    Spec.submodule_search_locations = ["/x"]
+    calls = precompile.wanted([plan])
+    assert {(name, s["N"], s["causal"]) for name, s, _ in calls} == {
+        ("fla-chunk", 4096, True),
+        ("flash-bla", 65536, False),
+    }
+    assert {work for _, _, work in calls} == {"forward", "forward+backward"}
+    shares = []
+
+    def call(module, function, options, timeout_s):
+        shares.append((options["share"], options["shares"]))
+        return {"compiled": 5}
+
+    monkeypatch.setattr(fresh, "call", call)
+    said = []
+    assert precompile.compile_ahead([plan], said.append, processes=3) == 3
+    assert sorted(shares) == [(0, 3), (1, 3), (2, 3)]
+    assert said[-1] == "compiled 15 candidates"
+
+
+def test_a_share_compiles_its_candidates_and_times_none(monkeypatch):
+    from triton.runtime import autotuner
+
+    from bench import memory, precompile, runner
+
+    compiled = []
+
+    class Kernel:
+        arg_names = ["x"]
+
+        def run(self, x, warmup, grid, BLOCK):
+            assert warmup, "launched"
+            if BLOCK == 3:
+                raise RuntimeError("does not compile")
+            compiled.append(BLOCK)
+
+    class Config:
+        def __init__(self, block):
+            self.block = block
+
+        def all_kwargs(self):
+            return {"BLOCK": self.block}
+
+    class Tuner(autotuner.Autotuner):
+        def __init__(self):
+            self.fn, self.arg_names = Kernel(), ["x"]
+
+        def prune_configs(self, kwargs):
+            return [Config(b) for b in range(6)]
+
+    def forward(q, k, v, *, causal):
+        Tuner().run(q, warmup=False, grid=(1,))
+
+    c = contenders.get("book")
+    monkeypatch.setitem(contenders._registry, "book", replace(c, forward=forward))
+    monkeypatch.setattr(autotuner.Autotuner, "run", autotuner.Autotuner.run)
+    monkeypatch.setattr(memory, "inputs", lambda *a: (1, 2, 3, None))
+    monkeypatch.setattr(runner, "free", lambda device: None)
+    calls = [("book", asdict(Shape(1, 1, 64)), "forward")]
+    assert precompile.compile_share(calls, share=1, shares=2) == {"compiled": 2}
+    assert compiled == [1, 5]

@@ -91,6 +91,13 @@ def test_a_contender_that_never_returns_is_stopped(plugin):
     assert found["eager", 128].ok
 
 
+def test_a_run_ends_when_its_time_is_up_and_keeps_what_it_has(plugin):
+    found, said, record = run("hangs", "eager", plugin=plugin, limit_s=15.0)
+    assert not record.complete
+    assert set(found) == {("hangs", 64), ("eager", 64)}
+    assert said[-1] == "stopped after 15 s"
+
+
 def test_who_dies_again_and_again_is_called_no_more(plugin, monkeypatch):
     monkeypatch.setattr(isolated, "MOST_CRASHES", 1)
     found, said, _ = run("aborts", "eager", plugin=plugin, lengths=(128, 256))

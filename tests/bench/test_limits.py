@@ -42,10 +42,10 @@ def timed(contender, shape, work, ms, experiment="limits", floor_ms=1.0, **chang
     return Measurement(**(fields | changes))
 
 
-def not_installed(contender, shape, work):
+def not_installed(contender, shape, work, experiment):
     gone = dict.fromkeys(("median_ms", "p20_ms", "p80_ms", "samples", "floor_ms", "error"))
     facts = {"status": "not_installed", "reason": "there is no package `fla` here"}
-    return timed(contender, shape, work, 1.0, **gone, **facts)
+    return timed(contender, shape, work, 1.0, experiment, **gone, **facts)
 
 
 def made_up(ours_ms=1.0, fla_ms=2.0, crossover=512, fla=True):
@@ -60,7 +60,7 @@ def made_up(ours_ms=1.0, fla_ms=2.0, crossover=512, fla=True):
                 else:
                     ms = ours_ms if name == "book" else fla_ms
                 if name.startswith("fla") and not fla:
-                    rows.append(not_installed(name, shape, plan.works[0]))
+                    rows.append(not_installed(name, shape, plan.works[0], plan.experiment))
                 else:
                     rows.append(timed(name, shape, plan.works[0], ms, plan.experiment))
     return Record(GPU, rows)
@@ -93,7 +93,9 @@ def test_every_plan_has_the_book_and_what_it_is_compared_with():
     assert all(p.contenders[0] == "book" for p in full)
     named = {name for p in full for name in p.contenders}
     assert {*limits.FLA_FASTEST, *limits.FLA_NORMALIZED, *limits.SDPA} <= named
-    assert len(full) == 9, "rows that ask for the same race share it"
+    assert len(full) == 8 + 1 + 3
+    assert all(p.contenders == ("book",) for p in full[:8]), "what needs no package comes first"
+    assert all("fla" in p.contenders[1] for p in full[-3:])
     assert not any(n.startswith("fla") for p in limits.plans(quick=True) for n in p.contenders)
     assert [p.clock for p in full].count("eager") == 1
 
