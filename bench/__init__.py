@@ -11,8 +11,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-_PARTS = ("contenders", "diagrams", "figures", "gate", "hardware", "listings", "results")
-_PARTS += ("roofline", "runner", "steps", "studies", "style", "tables", "timing", "truth")
+_PARTS = ("comparing", "contenders", "diagrams", "figures", "gate", "hardware", "isolated")
+_PARTS += ("limits", "listings", "memory", "original", "profiling", "reports", "results")
+_PARTS += ("roofline", "runner", "steps", "studies", "style", "tables", "timing", "truth", "tuning")
 _NAMES = {
     "BenchError": "errors",
     "claim": "claims",
