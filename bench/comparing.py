@@ -48,6 +48,20 @@ def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[di
     return found
 
 
+def pair(records: list[Record]) -> tuple[Record, Record] | None:
+    """Two records of different GPUs with the same processor, the one with slower copies first."""
+    for i, a in enumerate(records):
+        for b in records[i + 1 :]:
+            one, two = a.provenance, b.provenance
+            if one.gpu == two.gpu or one.capability is None or one.capability != two.capability:
+                continue
+            found = rows(a, b)
+            if found:
+                longest = max(found, key=lambda r: r["N"])
+                return (a, b) if longest["copies"] > 1 else (b, a)
+    return None
+
+
 def table(first: Record, second: Record, N: int | None = None) -> Table:
     """The rows at one length, the longest that both have unless `N` names another."""
     found = rows(first, second)

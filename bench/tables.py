@@ -151,6 +151,26 @@ def host(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
     return Table(["N", *map(contenders.label, names)], rows, caption + footnote(rows))
 
 
+def graphs(record: Record, *, B: int, causal: bool = False) -> Table:
+    """What a short call costs: the slower of host and device, and replayed as a CUDA graph."""
+    names = record.contenders()
+    shape = {"B": B, "causal": causal, "work": FORWARD}
+    rows = []
+    for n in sorted({m.N for m in record.select(experiment="graph", **shape)}):
+        cells = [style.length(n)]
+        for name in names:
+            m = record.one(contender=name, N=n, **shape)
+            replayed = record.one(experiment="graph", contender=name, N=n, **shape)
+            called = max(m.median_ms, m.host_ms or 0) if m is not None and m.ok else None
+            cells.append(f"{style.number(called)} / {cell(replayed)}")
+        rows.append(cells)
+    caption = (
+        f"Called / replayed as a CUDA graph [ms], B = {B}, {style.order(causal)}, forward; "
+        f"{record.line}."
+    )
+    return Table(["N", *map(contenders.label, names)], rows, caption + footnote(rows))
+
+
 def label(m: Measurement | None) -> str:
     """The contender of a measurement as figures call it."""
     return "–" if m is None else contenders.label(m.contender)

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench import cli, comparing, results
+from bench import cli, comparing, results, tables
 from bench.results import Record
+from bench.roofline import FORWARD, Shape
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,18 @@ def test_an_unsteady_time_decides_nothing(record):
     assert {r["binds"] for r in rows} == {"void: unsteady"}
 
 
+def test_a_pair_is_of_two_gpus_with_one_processor(record):
+    slow = replace(record, provenance=replace(record.provenance, capability="9.0"))
+    fast = faster_memory(slow)
+    other = replace(fast, provenance=replace(fast.provenance, capability="8.0", gpu="Another"))
+    assert comparing.pair([fast, other, slow]) == (slow, fast)
+    assert comparing.pair([slow, fast]) == (slow, fast)
+    assert comparing.pair([slow, slow]) is None
+    assert comparing.pair([slow, other]) is None
+    assert comparing.pair([record, faster_memory(record)]) is None, "of unknown processors"
+    assert comparing.pair([]) is None
+
+
 def test_the_command(record, tmp_path, capsys):
     one = str(results.write(record, tmp_path / "one.json"))
     two = str(results.write(faster_memory(record), tmp_path / "two.json"))
@@ -72,3 +85,15 @@ def test_the_command(record, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 88
     assert cli.main(["compare", one, two, "--seqlen", "777"]) == 2
     assert "no verified measurement in common" in capsys.readouterr().err
+
+
+def test_graphs_beside_calls(record, make_measurement):
+    shape = Shape(1, 8, 512)
+    times = {"p20_ms": 0.010, "median_ms": 0.011, "p80_ms": 0.0111}
+    graph = make_measurement("book", shape, FORWARD, experiment="graph", **times)
+    both = replace(record, measurements=[*record.measurements, graph])
+    (row,) = tables.graphs(both, B=1).rows
+    assert row[0] == "512"
+    assert row[1] == "0.04 / 0.011", "the host needs 0.04 ms to issue the call"
+    assert row[2].endswith("/ –")
+    assert tables.graphs(record, B=1).rows == []

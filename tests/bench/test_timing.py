@@ -220,3 +220,54 @@ def test_the_floor_of_a_large_copy_is_linear_in_its_bytes():
     race(lanes, DeviceClock(), Sampling(30, 30, 1.0, 2))
     small, large = (lane.percentile(50) for lane in lanes)
     assert 1.8 < large / small < 2.2
+
+
+def test_eager_calls_follow_each_other_and_the_last_one_is_waited_for(monkeypatch):
+    events = []
+    now = itertools.count()
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(now) * 0.04)
+    clock = timing.EagerClock()
+    device_ms, host_ms = clock.sample(lambda: events.append("call"))
+    assert events == ["wait", *["call"] * clock.CALLS, "wait"]
+    assert device_ms == host_ms == pytest.approx(40.0 / clock.CALLS)
+    assert not timing.outlasted(clock, 0.0, 1e9)
+
+
+def test_a_call_is_captured_once_and_then_replayed(monkeypatch):
+    class Graph:
+        def __init__(self):
+            self.replays = 0
+
+        def replay(self):
+            self.replays += 1
+
+    captured = []
+
+    def capture(call):
+        captured.append((call, Graph()))
+        return captured[-1][1]
+
+    clock = timing.GraphClock.__new__(timing.GraphClock)  # without a GPU
+    clock.graphs = {}
+    monkeypatch.setattr(timing.GraphClock, "_capture", staticmethod(capture))
+    monkeypatch.setattr(DeviceClock, "sample", lambda self, call, host_ms: (call(), 0.1)[::-1])
+    one, two = (lambda: 1), (lambda: 2)
+    for call in (one, two, one, one):
+        clock.sample(call)
+    assert [(call, graph.replays) for call, graph in captured] == [(one, 3), (two, 1)]
+    clock.forget()
+    clock.sample(one)
+    assert len(captured) == 3
+
+
+@needs_gpu
+def test_the_three_clocks_agree_where_the_device_is_the_limit():
+    call = floor.copy_call(2**31)
+    found = {}
+    for name, clock in timing.CLOCKS.items():
+        lane = Lane(call)
+        race([lane], clock(), Sampling(5, 5, 1.0, 1))
+        assert lane.failure is None, (name, lane.failure)
+        found[name] = lane.percentile(50)
+    assert max(found.values()) < 1.1 * min(found.values()), found
