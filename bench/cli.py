@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--quick", action="store_true", help="what a chapter measures itself")
     study.set_defaults(act=_study)
 
-    for name, (words, _) in REPORTS.items():
+    for name, words in REPORTS.items():
         report = commands.add_parser(name, help=words)
         report.add_argument("--quick", action="store_true", help="less of it, in about 20 s")
         report.add_argument("--out", type=Path, help="folder (default: results/studies)")
@@ -233,16 +233,15 @@ def _report(options) -> int:
         return 0
     from . import reports
 
-    for text in getattr(reports, REPORTS[name][1])(study):
-        print(f"{text}\n")
+    print(getattr(reports, name)(study))
     return 0
 
 
-# studies that are commands of their own: what the help says, and what prints them
+# studies that are commands of their own, printed by the function of that name in reports.py
 REPORTS = {
-    "limits": ("what the operator has to reach, and what this GPU says of it", "limits"),
-    "memory": ("peak memory, and the longest sequence that fits", "memory"),
-    "profile": ("where the time goes: kernels, bytes, FLOPs, registers, instructions", "profile"),
+    "limits": "what the operator has to reach, and what this GPU says of it",
+    "memory": "peak memory, and the longest sequence that fits",
+    "profile": "where the time goes: kernels, bytes, FLOPs, registers, instructions",
 }
 
 

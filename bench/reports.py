@@ -1,19 +1,49 @@
-"""Studies as tables, for a terminal and for pages: each function returns what is to be shown."""
+"""Studies as tables, for a terminal and for pages: each function returns a Report."""
+
+import html
 
 from . import limits as _limits
-from . import style
+from . import studies, style
 from .studies import Study
 from .tables import Table
 
 
-def limits(study: Study) -> list:
+class Report(list):
+    """Tables and sentences that are shown one below the other; `part(i)` shows some of them."""
+
+    def part(self, *which: int) -> "Report":
+        return Report(self[i] for i in which if i < len(self))
+
+    def _repr_html_(self) -> str:
+        return "\n".join(
+            x._repr_html_() if isinstance(x, Table) else f"<p>{html.escape(x)}</p>" for x in self
+        )
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self))
+
+    __repr__ = __str__
+
+
+def recorded(name: str, directory=None) -> Report:
+    """What is recorded of a study on the newest GPU, or a sentence where nothing is.
+
+    For studies that take too long to be measured while a page is built.
+    """
+    found = studies.recorded(name, directory)
+    if not found:
+        return Report([f"Nothing is recorded yet: python -m bench study {name} measures it."])
+    return globals()[name](found[0])
+
+
+def limits(study: Study) -> Report:
     """The table of limits, then a line for each row that needs one."""
     shown = [_limits.table(study.rows, study.line)]
     why = [f"{r['work']} {r['shape']}: {r['reason']}" for r in study.rows if r["reason"]]
-    return [*shown, "\n".join(why)] if why else shown
+    return Report([*shown, "\n".join(why)] if why else shown)
 
 
-def memory(study: Study) -> list:
+def memory(study: Study) -> Report:
     """A table of peaks for each order and work, then one of the longest sequences."""
     shown = []
     peaks, sizes = study.select(kind="peak"), study.select(kind="fits")
@@ -25,7 +55,7 @@ def memory(study: Study) -> list:
         for work in dict.fromkeys(r["work"] for r in sizes):
             case = {"causal": causal, "work": work}
             shown.append(_longest([r for r in sizes if _is(r, case)], case, study))
-    return [table for table in shown if table.rows]
+    return Report(table for table in shown if table.rows)
 
 
 def _is(row, wanted) -> bool:
@@ -79,7 +109,7 @@ def _longest(rows, case, study) -> Table:
     return Table(["contender", *(f"{s} GiB" for s in sizes)], cells, caption, notes)
 
 
-def profile(study: Study) -> list:
+def profile(study: Study) -> Report:
     """Ceilings, shapes against them, kernels of each shape, what was compiled, and counters."""
     shown = [
         _columns(
@@ -146,7 +176,7 @@ def profile(study: Study) -> list:
         shown.append(_columns(good, columns | names, f"Hardware counters by ncu; {study.line}."))
     shown = [table for table in shown if table.rows]
     reasons = dict.fromkeys(r["reason"] for r in study.rows if r.get("reason"))
-    return [*shown, *(["\n".join(reasons)] if reasons else [])]
+    return Report([*shown, *(["\n".join(reasons)] if reasons else [])])
 
 
 def _shape(row) -> str:
@@ -165,3 +195,31 @@ def _columns(rows, columns: dict[str, str], caption: str) -> Table:
     words = ("shape", "work", "kernel", "compiled with")
     cells = [[cell(row.get(name)) for name in columns] for row in rows]
     return Table(list(columns.values()), cells, caption, words=words)
+
+
+def contenders(study: Study) -> Report:
+    """A table for each length, order and work: every contender, the fastest first."""
+    shown = []
+    keys = ("B", "N", "causal", "work")
+    for case in sorted({tuple(r[k] for k in keys) for r in study.rows}, reverse=True):
+        _, n, causal, work = case
+        rows = study.select(**dict(zip(keys, case, strict=True)))
+        rows.sort(key=lambda r: (r["status"] != "ok", r.get("median_ms") or 0))
+        cells, notes = [], {}
+        for i, r in enumerate(rows):
+            good = r["status"] == "ok"
+            time = style.number(r["median_ms"]) if good else r["status"].replace("_", " ")
+            share = style.number(r["share_of_floor"], 2) if good else "–"
+            function = r["family"] + ("" if r.get("normalized", True) else ", not normalized")
+            cells.append([r["label"], function, r["outside"] or "nothing", time, share])
+            if r["reason"]:
+                notes[i, 3] = r["reason"]
+        first = rows[0]
+        caption = (
+            f"({first['B']}, {first['H']}, {style.length(n)}, {first['D']}), "
+            f"{style.order(causal)}, {style.work_name(work)}; {study.line}."
+        )
+        columns = ["contender", "computes", "made ready", "time [ms]", "share of copy speed"]
+        words = ("computes", "made ready")
+        shown.append(Table(columns, cells, caption, notes, words=words))
+    return Report(shown)

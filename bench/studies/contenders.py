@@ -64,6 +64,7 @@ def missing(chosen: list[Plan], measurements) -> list[dict]:
                         {
                             "label": c.label,
                             "family": c.function.family,
+                            "normalized": c.function.family == "softmax" or c.function.normalize,
                             "outside": c.outside or None,
                             "contender": name,
                             "work": work,

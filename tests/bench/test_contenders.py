@@ -130,6 +130,22 @@ def test_the_study_of_the_field(monkeypatch, record):
     assert len(quick.contenders) * len(quick.shapes()) < 10
 
 
+def test_the_report_of_the_field(record, tmp_path):
+    from bench import reports, studies
+    from bench.studies import contenders as study
+
+    assert "Nothing is recorded yet" in str(reports.recorded("contenders", tmp_path))
+    rows = study.rows(record.measurements)
+    gone = study.missing([study.plans(False)[1]], [])
+    studies.write(studies.Study("contenders", record.provenance, rows + gone), tmp_path)
+    report = reports.recorded("contenders", tmp_path)
+    longest = report[0]
+    assert "(8, 8, 64K, 64), causal, forward + backward" in longest.caption
+    assert [r[0] for r in longest.rows if r[3] == "failed"]
+    assert "<table" in report._repr_html_()
+    assert report.part(0, 99) == [longest]
+
+
 def test_candidates_are_compiled_ahead_only_for_those_that_tune(monkeypatch):
     from bench import fresh, precompile
 
