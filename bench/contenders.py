@@ -46,13 +46,9 @@ class Contender:
 
     @property
     def outside(self) -> str:
-        """What is made ready for it and not timed; "" where that is nothing."""
-        parts = []
-        if self.function.ready:
-            parts.append("φ(q) and φ(k)")
-        if self.layout != "BHND":
-            parts.append("the layout [B, N, H, D]")
-        return " and ".join(parts)
+        """What is made ready for it and not timed: "φ" of q and k, its "layout"; "" for nothing."""
+        parts = ["φ"] * self.function.ready + ["layout"] * (self.layout != "BHND")
+        return ", ".join(parts)
 
     def refusal(self, shape) -> str | None:
         """Why it cannot run on a shape, or None."""

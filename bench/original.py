@@ -28,7 +28,7 @@ RATE = 312e12  # FLOP/s in bfloat16, dense
 def table() -> Table:
     """The table as it was published."""
     rows = [
-        [style.length(n), style.number(s), style.number(x), style.number(s / x)]
+        [style.length(n), f"{s:g}", f"{x:g}", style.number(s / x)]
         for n, s, x in zip(LENGTHS, SDPA_MS, LINEAR_MS, strict=True)
     ]
     return Table(["N", "SDPA [ms]", "linear [ms]", "ratio"], rows, f"{SOURCE}.")
@@ -77,7 +77,7 @@ def argument(batches=(8, 1)) -> Table:
             n = need(column, B)
             unit = "TFLOP/s" if column == "sdpa" else "GB/s"
             rate = style.number(n.rate / (1e12 if column == "sdpa" else 1e9))
-            rows.append([column, str(B), f"{rate} {unit}", style.number(n.share), n.verdict])
+            rows.append([column, str(B), f"{rate} {unit}", style.number(n.share, 4), n.verdict])
     columns = ["column", "B", "needs", "of the data sheet", "on an A100"]
     caption = "From 32K to 64K tokens, so that fixed costs of a call cancel. " + SOURCE + "."
     return Table(columns, rows, caption, words=("needs", "on an A100"))

@@ -251,7 +251,7 @@ def test_layout_features_and_more_arguments_are_made_outside_the_call(enter):
     record = run(name, lengths=(80,), heads=3)
     assert [m.status for m in record.measurements] == ["ok"] * 4, record.measurements
     assert set(seen) == {((1, 80, 3, 16), True)}
-    assert contenders.get(name).outside == "φ(q) and φ(k) and the layout [B, N, H, D]"
+    assert contenders.get(name).outside == "φ, layout"
 
 
 def test_a_wrong_layout_is_refused(enter):
