@@ -17,7 +17,7 @@ from .roofline import FORWARD, Shape
 GIB = 2**30
 LENGTHS = (1024, 2048, 4096, 16384, 65536)  # where peaks are measured
 SIZES_GIB = (16, 24, 40, 80)
-STEP = 64  # lengths that are tried are multiples of it
+STEP = 128  # lengths that are tried are multiples of it, so that no tile is cut
 NO_SIZES = ("compiled",)  # a compilation for every length that is tried
 PATIENCE_S = 4.0  # a length whose call would take longer is predicted, and not run
 
