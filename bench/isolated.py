@@ -133,7 +133,9 @@ def _attempt(job: dict, folder: Path, say, silence_s: float, rest_s: float):
             text=True,
             env={**os.environ, "PYTHONPATH": path},
         )
-        reader = threading.Thread(target=lambda: [say(x.rstrip("\n")) for x in child.stdout])
+        reader = threading.Thread(
+            target=lambda: [say(x.rstrip("\n")) for x in child.stdout], daemon=True
+        )
         reader.start()
         try:
             code = _wait(child, journal, silence_s, rest_s)
@@ -144,7 +146,7 @@ def _attempt(job: dict, folder: Path, say, silence_s: float, rest_s: float):
             child.wait()
             raise
         finally:
-            reader.join()
+            reader.join(5)  # no longer: what the child has started may keep its output open
         entry = journal.entry()
     lines = (folder / "err").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return code, entry, _telling(lines)
