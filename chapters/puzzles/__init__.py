@@ -124,6 +124,24 @@ def spoiled(x):
     return x
 
 
+DECAY, CHUNK = 0.9, 5  # of the puzzle `decay`
+
+
+def retention(q, k, v):
+    """Linear attention with decay, all pairs multiplied out."""
+    place = torch.arange(q.shape[1], device=q.device)
+    age = place[:, None] - place  # [N, N]
+    return (q @ k.mT * DECAY ** age.clamp(min=0)).tril() @ v
+
+
+def query_gradient(q, k, v, do):
+    """The gradient of φ(q) in normalized linear attention, by autograd."""
+    fq, fk = phi(q).requires_grad_(), phi(k)
+    weights = fq @ fk.mT
+    o = weights @ (v + 1) / weights.sum(-1, keepdim=True)
+    return torch.autograd.grad(o, fq, do)[0]
+
+
 PUZZLES = {
     "stable_softmax": Puzzle(
         launch=lambda softmax, x: softmax(spoiled(x)),
@@ -168,6 +186,32 @@ PUZZLES = {
             ((2, 70, 24), (2, 70, 7)),
         ),
         result="s",
+    ),
+    "decay": Puzzle(
+        launch=lambda retention, q, k, v: retention(q, k, v, DECAY, CHUNK),
+        truth=retention,
+        cases=(
+            ((1, 5, 4), (1, 5, 4), (1, 5, 4)),
+            ((2, 20, 8), (2, 20, 8), (2, 20, 8)),
+            ((2, 13, 8), (2, 13, 8), (2, 13, 3)),
+            ((1, 3, 4), (1, 3, 4), (1, 3, 4)),
+        ),
+        result="o",
+        entry="retention",
+        fenced=False,
+    ),
+    "query_gradient": Puzzle(
+        # values of mean 1: with centred ones some of what is missing would cancel
+        launch=lambda gradient, q, k, v, do: gradient(phi(q), phi(k), v + 1, do),
+        truth=query_gradient,
+        cases=(
+            ((1, 6, 4), (1, 6, 4), (1, 6, 4), (1, 6, 4)),
+            ((2, 30, 8), (2, 50, 8), (2, 50, 5), (2, 30, 5)),
+            ((1, 1, 4), (1, 9, 4), (1, 9, 4), (1, 1, 4)),
+        ),
+        result="dfq",
+        entry="gradient",
+        fenced=False,
     ),
 }
 

@@ -44,6 +44,18 @@ WRONG = [
     ("last_tokens", 'float("-inf")', "0.0", "should be"),
     ("last_tokens", " / D**0.5", "", "should be"),
     ("last_tokens", "return weights @ v", "return weights.double() @ v.double()", "float64"),
+    ("decay", "        before = before * decay ** (place[:, None] + 1)\n", "", "should be"),
+    ("decay", "(place[:, None] + 1)", "place[:, None]", "should be"),
+    ("decay", "(place[:, None] - place)", "(place - place[:, None])", "should be"),
+    ("decay", "S * decay ** len(place)", "S * decay**C * decay", "should be"),
+    ("decay", "(len(place) - 1 - place[:, None])", "(len(place) - place[:, None])", "should be"),
+    ("decay", "        kc = kc * decay ** (len(place) - 1 - place[:, None])\n", "", "should be"),
+    ("decay", "qc @ S", "qc @ S.mT.mT * 0", "should be"),
+    ("query_gradient", "(o * do).sum(-1, keepdim=True) * z", "0 * z", "should be"),
+    ("query_gradient", "dfq - (o", "dfq + (o", "should be"),
+    ("query_gradient", "fq @ S / d", "fq @ S", "should be"),
+    ("query_gradient", "return dfq / d", "return dfq", "should be"),
+    ("query_gradient", "sum(-1, keepdim=True) * z", "sum() * z", "should be"),
 ]
 
 

@@ -1,0 +1,29 @@
+"""Puzzle: the chunked form of linear attention with decay, as in RetNet."""
+
+# What is computed here is for the lines that you write.
+# ruff: noqa: F841
+import torch
+
+
+# [puzzle:begin]
+def retention(
+    q,  # [H, N, D]
+    k,  # [H, N, D]
+    v,  # [H, N, Dv]
+    decay,  # between 0 and 1
+    C,  # tokens of a chunk
+):
+    S = q.new_zeros(q.shape[0], q.shape[2], v.shape[2])  # [H, D, Dv]
+    out = []
+    for i in range(0, q.shape[1], C):
+        qc, kc, vc = q[:, i : i + C], k[:, i : i + C], v[:, i : i + C]
+        place = torch.arange(qc.shape[1], device=q.device)  # 0 … C - 1, or fewer
+        weights = (qc @ kc.mT).tril()  # [H, C, C]
+        # Your line: a pair (i, j) counts decay ** (i - j).
+        before = qc @ S  # [H, C, Dv], S as it was after the last token of the chunk before
+        # Your line: how old is that S for each query?
+        out.append(weights @ vc + before)
+        # Your lines: how old are S, and each key, at the last token of this chunk?
+        S = S + kc.mT @ vc
+    return torch.cat(out, 1)  # [H, N, Dv]
+    # [puzzle:end]
