@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 # bytes, read and written, that each operation moves for one number of what it works on
 PASSES = {
-    "a number of all states": {
+    "number of a state": {
         "product φ(k)ᵀ v": 2,
         "convert to float32": 2 + 4,
         "sum over the chunks": 4 + 4,
@@ -18,13 +18,13 @@ PASSES = {
         "convert to bfloat16": 4 + 2,
         "product φ(q) S": 2,
     },
-    "a weight": {
+    "weight": {
         "product φ(q) φ(k)ᵀ": 2,
         "cut to the triangle": 2 + 2,
         "sum of the row": 2,
         "product with v": 2,
     },
-    "a number of q": {
+    "number of q": {
         "elu and + 1, of q and of k": 4 * (2 + 2),
         "pad q, k and v": 3 * (2 + 2),
         "read by products and sums": 8 * 2,

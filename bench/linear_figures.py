@@ -17,7 +17,7 @@ from .figures import LEGEND, TEMPLATE, Figure, Switch
 from .studies import Study
 
 
-def associativity(n: int = 150, d: int = 40) -> Drawing:
+def associativity(n: int = 112, d: int = 36) -> Drawing:
     """The two orders of φ(q) φ(k)ᵀ v; N and D are drawn `n` and `d` units long."""
     alt = (
         "Above: φ(q), N by D, times φ(k) transposed, D by N, gives weights, N by N; times v, N by "
@@ -61,9 +61,10 @@ def associativity(n: int = 150, d: int = 40) -> Drawing:
     out = (d, n, "", "N × D", PALETTE[2])
     weights = (n, n, "weights", "N × N", PALETTE[0])
     state = (d, d, "S", "D × D", PALETTE[0])
-    top, step = 66, n + 84
+    top, step = 66, n + 46
     ends = [row(top, n, "First the pairs", [query, "·", key, "=", weights])]
     ends.append(row(top + step, n, "", [weights, "·", value, "=", out]))
+    top += 34
     ends.append(row(top + 2 * step, n, "First the state", [key, "·", value, "=", state]))
     ends.append(row(top + 3 * step, n, "", [query, "·", state, "=", out]))
     width, height = max(ends) + 8, top + 3 * step + n + 8
@@ -173,7 +174,7 @@ def maps(pictures: dict, *, switches: dict[str, list], alts: dict, source: str =
     layout = {
         "height": 400,
         "template": TEMPLATE,
-        "margin": {"l": 56, "r": 12, "t": 8, "b": 56},
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 64},
         "xaxis": axis | {"title": {"text": "key"}},
         "yaxis": axis | {"title": {"text": "query"}, "autorange": "reversed", "scaleanchor": "x"},
     }
@@ -244,7 +245,7 @@ class Explorer(Figure):
         )
 
 
-PANELS = ("10⁹ FLOPs", "moved [MB]", "held [MiB]", "time [ms]")
+PANELS = ("10⁹ FLOPs", "moved [MiB]", "held [MiB]", "time [ms]")
 
 
 def explorer(study: Study, bandwidth: float) -> Explorer:
@@ -289,7 +290,7 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
 
         parts = [
             (0, tokens / 1e9, "state_flops", "pair_flops", "flops"),
-            (1, tokens / 1e6, "state_bytes", "pair_bytes", "bytes"),
+            (1, tokens / 2**20, "state_bytes", "pair_bytes", "bytes"),
             (2, tokens / 2**20, "state_held", "pair_held", "held"),
         ]
         for panel, unit, state, pair, both in parts:
@@ -319,7 +320,10 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
             ("copy of q, k, v, o", "floor", copy),
         ):
             if row is not None:
-                flat = {steps[0]: row["median_ms"], steps[-1]: row["median_ms"]}
+                if row.get("peak_MiB"):
+                    flat = dict.fromkeys((steps[0], steps[-1]), row["peak_MiB"])
+                    line(2, label, look, flat, dots=False)
+                flat = dict.fromkeys((steps[0], steps[-1]), row["median_ms"])
                 line(3, label, look, flat, dots=False)
 
         best = min(times, key=times.get, default=None)
