@@ -45,8 +45,12 @@ def associativity(n: int = 112, d: int = 36) -> Drawing:
         x, middle = 8, top + height / 2
         for item in items:
             if isinstance(item, str):
-                text(x + 19, middle + 7, item, 24)
-                x += 38
+                symbol = len(item) == 1
+                if symbol:
+                    text(x + 19, middle + 7, item, 24)
+                else:
+                    text(x + 8, middle + 6, item, 16, "start")
+                x += 38 if symbol else 96
                 continue
             w, h, *rest = item
             # a shape is wider than a narrow matrix
@@ -63,10 +67,10 @@ def associativity(n: int = 112, d: int = 36) -> Drawing:
     state = (d, d, "S", "D × D", PALETTE[0])
     top, step = 66, n + 46
     ends = [row(top, n, "First the pairs", [query, "·", key, "=", weights])]
-    ends.append(row(top + step, n, "", [weights, "·", value, "=", out]))
+    ends.append(row(top + step, n, "", [weights, "·", value, "=", out, "numerators"]))
     top += 34
     ends.append(row(top + 2 * step, n, "First the state", [key, "·", value, "=", state]))
-    ends.append(row(top + 3 * step, n, "", [query, "·", state, "=", out]))
+    ends.append(row(top + 3 * step, n, "", [query, "·", state, "=", out, "numerators"]))
     width, height = max(ends) + 8, top + 3 * step + n + 8
     svg = (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
@@ -110,14 +114,14 @@ def tilings(n: int = 16) -> Figure:
             }
         )
         flat = list(itertools.chain(*kind))
-        form = {1: ", the recurrent form", n: ", the parallel form"}.get(chunk, "")
+        form = {1: ", recurrent", n: ", parallel"}.get(chunk, "")
         states = n // chunk - 1
-        passes = f"{states} {'state is' if states == 1 else 'states are'} handed on"
+        passes = f"{states} {'state' if states == 1 else 'states'} handed on"
         alts[str(i)] = (
             f"Chunks of {chunk}{form}: {flat.count(2)} pairs of query and key are multiplied out, "
             f"{flat.count(1)} are accounted for by the state, and {passes}."
         )
-        options.append(f"{chunk}{form} ({passes})")
+        options.append(f"{chunk}{form}: {passes}")
     for name, color in zip(names[1:], TILES[1:], strict=True):
         marker = {"color": color, "symbol": "square", "size": 11}
         data.append(

@@ -20,7 +20,7 @@ def retention(
         place = torch.arange(qc.shape[1], device=q.device)  # 0 … C - 1, or fewer
         weights = (qc @ kc.mT).tril()  # [H, C, C]
         # Your line: a pair (i, j) counts decay ** (i - j).
-        before = qc @ S  # [H, C, Dv], S as it was after the last token of the chunk before
+        before = qc @ S  # [H, C, Dv], S as of the last token before i
         # Your line: how old is that S for each query?
         out.append(weights @ vc + before)
         # Your lines: how old are S, and each key, at the last token of this chunk?

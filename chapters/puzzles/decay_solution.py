@@ -18,7 +18,7 @@ def retention(
         place = torch.arange(qc.shape[1], device=q.device)  # 0 … C - 1, or fewer
         weights = (qc @ kc.mT).tril()  # [H, C, C]
         weights = weights * decay ** (place[:, None] - place).clamp(min=0)
-        before = qc @ S  # [H, C, Dv], S as it was after the last token of the chunk before
+        before = qc @ S  # [H, C, Dv], S as of the last token before i
         before = before * decay ** (place[:, None] + 1)
         out.append(weights @ vc + before)
         kc = kc * decay ** (len(place) - 1 - place[:, None])
