@@ -237,8 +237,9 @@ class Explorer(Figure):
             f'<input type="range" min="0" max="{len(self.steps) - 1}" step="1" '
             f'value="{self.start}" autocomplete="off" style="flex: 1; min-width: 0" '
             f'aria-valuetext="{html.escape(first)}"></label>'
-            f'<output style="display: block; min-height: clamp(3.4em, 11em - 8vw, 7.8em); padding-top: 0.4em">'
-            f"{html.escape(first)}</output>"
+            '<output style="display: block; padding-top: 0.4em; '
+            # room for the longest text, so that the figure does not jump
+            f'min-height: clamp(3.4em, 11em - 8vw, 7.8em)">{html.escape(first)}</output>'
             f'<script type="application/json">{texts}</script></div>'
             f"<script>{SLIDER_SCRIPT}</script>"
         )
