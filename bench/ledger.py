@@ -98,8 +98,8 @@ class Ledger(TorchDispatchMode):
             return f"{nbytes / unit:.2f}"
 
         rows = [[e.name, cell(e.read), cell(e.written), cell(e.held)] for e in self.entries]
-        rows.append(["all", *(cell(sum(getattr(e, n) for e in self.entries))
-                              for n in ("read", "written")), f"peak {cell(self.peak)}"])  # fmt: skip
+        sums = [cell(sum(getattr(e, n) for e in self.entries)) for n in ("read", "written")]
+        rows.append(["all", *sums, f"peak {cell(self.peak)}"])
         columns = ["operation", f"reads [{name}]", f"writes [{name}]", f"held [{name}]"]
         return tables.Table(columns, rows, caption)
 

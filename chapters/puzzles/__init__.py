@@ -140,9 +140,59 @@ def query_gradient(q, k, v, do):
     weights = fq @ fk.mT
     o = weights @ (v + 1) / weights.sum(-1, keepdim=True)
     return torch.autograd.grad(o, fq, do)[0]
+def keep_some(k):
+    """Which keys of [H, M, D] may be seen: not the first 20, and then two of three."""
+    place = torch.arange(k.shape[1], device=k.device)
+    return (place >= 20) & (place % 3 != 0)
+
+
+def kept_attention(q, k, v):
+    """Attention to the kept keys alone; zeros where there is none."""
+    keep = keep_some(k).expand(q.shape[0], q.shape[1], -1)
+    return scaled_dot_product_attention(far(q), k, v, attn_mask=keep).nan_to_num(0.0)
+
+
+def far(q):
+    """Queries whose scores reach into the hundreds, above 0 and below."""
+    return 100 * q
+
+
+def parts_of(q, k, v, parts=3):
+    """o [P, N, Dv], m and total [P, N, 1] of `parts` runs of the keys, and one part without any."""
+    s = far(q) @ k.mT / q.shape[-1] ** 0.5  # [N, M]
+    found = []
+    for columns in torch.arange(s.shape[-1], device=s.device).chunk(parts):
+        m = s[:, columns].amax(-1, keepdim=True)
+        p = torch.exp(s[:, columns] - m)
+        found.append((p @ v[columns], m, p.sum(-1, keepdim=True)))
+    o, m, total = (torch.zeros_like(x) for x in found[0])
+    found.append((o, m - float("inf"), total))
+    return [torch.stack(x) for x in zip(*found, strict=True)]
 
 
 PUZZLES = {
+    "merge_parts": Puzzle(
+        launch=lambda merge, q, k, v: merge(*parts_of(q, k, v)),
+        truth=lambda q, k, v: scaled_dot_product_attention(far(q)[None], k[None], v[None])[0],
+        cases=(((4, 8), (12, 8), (12, 8)), ((1, 16), (50, 16), (50, 5)), ((7, 4), (3, 4), (3, 4))),
+        result="o",
+        entry="merge",
+        fenced=False,
+    ),
+    "masked_blocks": Puzzle(
+        launch=lambda attention, q, k, v: attention(far(q), k, v, keep_some(k)),
+        truth=kept_attention,
+        cases=(
+            ((2, 6, 8), (2, 64, 8), (2, 64, 8)),
+            ((3, 5, 16), (3, 75, 16), (3, 75, 4)),
+            ((1, 4, 8), (1, 25, 8), (1, 25, 8)),
+            ((2, 8, 8), (2, 22, 8), (2, 22, 8)),  # one key, for some queries with a low score
+            ((2, 3, 8), (2, 16, 8), (2, 16, 8)),  # none
+        ),
+        result="o",
+        entry="attention",
+        fenced=False,
+    ),
     "stable_softmax": Puzzle(
         launch=lambda softmax, x: softmax(spoiled(x)),
         truth=lambda x: torch.softmax(spoiled(x), -1).nan_to_num(0.0),

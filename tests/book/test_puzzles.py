@@ -56,6 +56,21 @@ WRONG = [
     ("query_gradient", "fq @ S / d", "fq @ S", "should be"),
     ("query_gradient", "return dfq / d", "return dfq", "should be"),
     ("query_gradient", "sum(-1, keepdim=True) * z", "sum() * z", "should be"),
+    ("merge_parts", "    o = o * scale\n", "", "should be"),
+    ("merge_parts", "    total = total * scale\n", "", "should be"),
+    ("merge_parts", "m - m.amax(0)", "m - m[0]", "should be"),
+    ("merge_parts", "m - m.amax(0)", "m - m.amax()", "is nan, should be"),
+    ("merge_parts", "torch.exp(m - m.amax(0))", "torch.exp(m)", "should be"),
+    ("merge_parts", "o.sum(0) / total.sum(0)", "(o / total).sum(0)", "should be"),
+    ("merge_parts", "o.sum(0)", "o.sum(1)", "should be"),
+    ("masked_blocks", "        total = total * scale\n", "", "should be"),
+    ("masked_blocks", "        o = o * scale\n", "", "should be"),
+    ("masked_blocks", "exp(m - m_new)", "exp(m_new - m)", "should be"),
+    ("masked_blocks", "        m_new = m_new.clamp(min=torch.finfo(s.dtype).min)\n", "", "is nan"),
+    ("masked_blocks", "clamp(min=torch.finfo(s.dtype).min)", "clamp(min=0)", "should be"),
+    ("masked_blocks", "    total = total.masked_fill(total == 0, 1)\n", "", "is nan, should be 0"),
+    ("masked_blocks", "(total == 0, 1)", "(total >= 0, 1)", "should be"),
+    ("masked_blocks", '        s = s.masked_fill(~keep[rows], float("-inf"))\n', "", "should be"),
 ]
 
 
