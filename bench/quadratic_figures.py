@@ -140,7 +140,7 @@ def growth(study: Study, column: str, y: str, *, unit: float, extra=None, ways=N
     """A column of the study against N, a panel for each kind of work, until each way fails.
 
     `unit` is what the column is divided by, and `extra` maps a kind of work to further curves. A
-    cross marks the shortest length at which a way ran out of memory, as high as its last value.
+    cross marks the shortest length at which a way ran out of memory, where its curve would go on.
     """
     panels, marks, alts, numbers = {}, [], [], {}
     for at, work in enumerate(WORKS):
@@ -158,7 +158,8 @@ def growth(study: Study, column: str, y: str, *, unit: float, extra=None, ways=N
             said = f"{LABELS[way]} {style.number(ys[-1])} at N = {style.length(xs[-1])}"
             fails = fails_at(study, way, work)
             if fails is not None:
-                marks.append((at, way, fails, ys[-1]))
+                power = 1 if way == "linear" else 2
+                marks.append((at, way, fails, ys[-1] * (fails / xs[-1]) ** power))
                 said += f", out of memory at N = {style.length(fails)}"
             ends.append(said)
         name = style.work_name(work)

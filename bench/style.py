@@ -58,7 +58,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def length(n: int) -> str:
-    """A sequence length as axes and tables show it: 512, 1K, 64K."""
+    """A sequence length as axes and tables show it: 512, 1K, 64K, 1M."""
+    if n >= 2**20 and n % 2**20 == 0:
+        return f"{n // 2**20}M"
     return f"{n // 1024}K" if n >= 1024 and n % 1024 == 0 else str(n)
 
 

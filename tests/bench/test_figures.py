@@ -183,6 +183,7 @@ def test_numbers(value, text):
 
 def test_lengths():
     assert [style.length(n) for n in (512, 1000, 1024, 65536)] == ["512", "1000", "1K", "64K"]
+    assert [style.length(n) for n in (2**20, 2**22, 1100 * 1024)] == ["1M", "4M", "1100K"]
 
 
 def test_claims_say_whether_they_held_and_where(record):
