@@ -177,6 +177,11 @@ def growth(study: Study, column: str, y: str, *, unit: float, extra=None, ways=N
     for at, way, fails, height in marks:
         figure.data.append(_cross(at, way, fails, height))
     figure.numbers |= numbers
+    return fewer_ticks(figure)
+
+
+def fewer_ticks(figure: Figure) -> Figure:
+    """The figure, with every second length named, so that they stay level on a narrow page."""
     lengths = [n for n in figure.layout["xaxis"]["tickvals"] if n.bit_length() % 2]  # powers of 4
     figure.layout["xaxis"] |= {"tickvals": lengths, "ticktext": [*map(style.length, lengths)]}
     return figure

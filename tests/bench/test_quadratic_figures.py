@@ -52,6 +52,7 @@ def test_growth_shows_each_way_until_it_fails(study):
     assert "as defined 8 at N = 1K, out of memory at N = 3K" in figure.alts["0"]
     cells = {r[0]: r[1:] for r in figure.numbers["0"].rows}
     assert cells == {"512": ["2", "1"], "1K": ["8", "too long"], "4K": ["out of memory", "–"]}
+    assert figure.layout["xaxis"]["ticktext"] == ["1K", "4K"]
     assert [s.options for s in figure.switches] == [["forward", "forward + backward"]]
 
 
