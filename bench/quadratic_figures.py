@@ -1,6 +1,7 @@
 """Figures of chapter 2: what crosses the memory bus, the walk over tiles, growth until failure."""
 
 import html
+import itertools
 from dataclasses import dataclass
 
 from . import diagrams, style, tables
@@ -136,16 +137,16 @@ def walk(blocks: int = 6, row: int = 2, column: int = 3) -> Drawing:
     return pen.drawing(end + size + 12, below + 66, alt)
 
 
-def growth(study: Study, column: str, y: str, *, unit: float, extra=None, ways=None) -> Figure:
-    """A column of the study against N, a panel for each kind of work, until each way fails.
+def growth(shown: list[Study], column: str, y: str, *, unit: float, extra=None) -> Figure:
+    """A column of each study against N, a panel for each kind of work, until each way fails.
 
-    `unit` is what the column is divided by, and `extra` maps a kind of work to further curves. A
-    cross marks the shortest length at which a way ran out of memory, where its curve would go on.
+    `unit` is what the column is divided by, and `extra(study, work)` gives further curves. A cross
+    marks the shortest length at which a way ran out of memory, where its curve would go on.
     """
     panels, marks, alts, numbers = {}, [], [], {}
-    for at, work in enumerate(WORKS):
-        drawn, ends, cells = [], [], {}
-        for way in ways or LABELS:
+    for study, work in itertools.product(shown, WORKS):
+        at, drawn, ends, cells = len(panels), [], [], {}
+        for way in LABELS:
             rows = study.select(what="length", way=way, work=work)
             good = [r for r in rows if r["status"] == "ok"]
             for r in rows:
@@ -163,19 +164,25 @@ def growth(study: Study, column: str, y: str, *, unit: float, extra=None, ways=N
                 said += f", out of memory at N = {style.length(fails)}"
             ends.append(said)
         name = style.work_name(work)
-        panels[name] = drawn + list((extra or {}).get(work, []))
+        if len(shown) > 1:
+            name = f"{study.provenance.gpu.removeprefix('NVIDIA ')}, {name}"
+        panels[name] = drawn + (extra(study, work) if extra else [])
         alts.append(f"{y[0].upper()}{y[1:]} by length, {name}: {'; '.join(ends)}.")
-        shown = [way for way in ways or LABELS if any(way in c for c in cells.values())]
-        body = [[style.length(n), *(cells[n].get(w, "–") for w in shown)] for n in sorted(cells)]
-        numbers[str(at)] = tables.Table(
-            ["N", *(LABELS[w] for w in shown)], body, f"{y}, {name}; {study.line}."
-        )
-    source = study.line[0].upper() + study.line[1:] + "."
+        there = [way for way in LABELS if any(way in c for c in cells.values())]
+        body = [[style.length(n), *(cells[n].get(w, "–") for w in there)] for n in sorted(cells)]
+        columns = ["N", *(LABELS[w] for w in there)]
+        numbers[str(at)] = tables.Table(columns, body, f"{y}, {name}; {study.line}.")
+    source = "; ".join(study.line for study in shown)
     figure = diagrams.curves(
-        panels, x="sequence length N", y=y, alts=alts, switch="Work", log=True, source=source
+        panels,
+        x="sequence length N",
+        y=y,
+        alts=alts,
+        switch="Work" if len(shown) == 1 else "GPU and work",
+        log=True,
+        source=f"{source[0].upper()}{source[1:]}.",
     )
-    for at, way, fails, height in marks:
-        figure.data.append(_cross(at, way, fails, height))
+    figure.data.extend(_cross(*mark) for mark in marks)
     figure.numbers |= numbers
     return fewer_ticks(figure)
 

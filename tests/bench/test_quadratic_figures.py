@@ -1,6 +1,7 @@
 """Chapter 2's figures: valid, with words, and true to the study that they show."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -37,8 +38,11 @@ def study():
 
 
 def test_growth_shows_each_way_until_it_fails(study):
-    more = {"forward": [diagrams.Curve("wall", [512, 4096], [9.0, 9.0], "floor", False)]}
-    figure = quadratic_figures.growth(study, "median_ms", "time [ms]", unit=0.5, extra=more)
+    def wall(study, work):
+        wide = [diagrams.Curve("wall", [512, 4096], [9.0, 9.0], "floor", False)]
+        return wide if work == "forward" else []
+
+    figure = quadratic_figures.growth([study], "median_ms", "time [ms]", unit=0.5, extra=wall)
     figure.plotly()  # raises on anything that Plotly does not know
     lines = {(t["name"], t["meta"][0]): t for t in figure.data}
     assert lines["as defined", 0]["y"] == [2.0, 8.0]
@@ -87,3 +91,15 @@ def test_the_walk_has_one_tile_at_work():
     svg = quadratic_figures.walk(blocks=4, row=1, column=2).svg
     assert svg.count('fill-opacity="0.75"') == 1
     assert svg.count('fill-opacity="0.28"') == 2
+
+
+def test_several_gpus_have_panels_of_their_own(study):
+    other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"))
+    figure = quadratic_figures.growth([study, other], "peak_bytes", "GiB", unit=2**30)
+    figure.plotly()
+    (switch,) = figure.switches
+    works = ("forward", "forward + backward")
+    assert switch.options == [f"{gpu}, {work}" for gpu in ("Test", "Other") for work in works]
+    assert {t["meta"][0] for t in figure.data} == {0, 1, 2, 3}
+    assert "on NVIDIA Test" in figure.provenance and "on NVIDIA Other" in figure.provenance
+    assert set(figure.numbers) == {"0", "1", "2", "3"}
