@@ -9,11 +9,13 @@ Three ways compute softmax attention and one linear attention, all of one shape 
 
 Rows of three kinds, told apart by the column `what`:
 
-- `length`: one way at one N. `peak_bytes` counts the inputs and all that the call held beside them
-  at its worst moment. `status` is "ok", "oom", "failed", "wrong", or "too_long" where a call would
-  take longer than the study can wait; a way ends with its first row that is not "ok".
-- `limit`: the longest N that a way was seen to finish and the shortest at which it ran out of
-  memory, a multiple of `step` apart, with what PyTorch said.
+- `length`: one way at one N. `peak_bytes` counts the inputs and all tensors that the call held
+  beside them at its worst moment, and `reserved_bytes` the blocks that PyTorch's allocator took
+  from the GPU for them. `status` is "ok", "oom", "failed", "wrong", or "too_long" where a call
+  would take longer than the study can wait; a way ends with its first row that is not "ok".
+- `limit`: the longest N that `naive` was seen to finish and the shortest at which it ran out of
+  memory, `step` tokens apart, with what PyTorch said. `allocator` is "default" or, as a second try
+  with the backward pass, "expandable": its blocks may then grow and shrink.
 - `stage`: the four operations of `naive`, timed one by one, with the bytes that each moves.
 
 Before any is timed, its output and gradients are compared with float64 at a short N, as
@@ -41,7 +43,7 @@ BATCH, HEADS, HEAD_DIM = 1, 8, 64
 SHORT = 1024  # where outputs and gradients are compared in full
 CHECKED_ROWS = 16
 WAYS = ("naive", "tiled", "linear", "math")  # in the order in which they are measured
-LIMITED = ("naive", "math")  # the ways of which the last length that fits is looked for
+LIMITED = "naive"  # the way of which the last length that fits is looked for
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,28 @@ class Extent:
     longest_call_ms: float  # a call that is predicted to take longer is not made
     sampling: timing.Sampling
     step: int  # resolution of the search for the longest N
-    limited: tuple[str, ...]
-    stages_n: int
+    stages: tuple[int, ...]  # the lengths at which the operations are timed one by one
+    expandable: bool  # whether to look for the longest N with the other allocator too
     budget_s: float  # after it no further length is begun
 
 
 FULL = Extent(
-    tuple(2**i for i in range(9, 23)),  # 512 … 4M
-    600.0,
-    timing.Sampling(least=3, most=30, budget_s=0.1, warm_up=1),
-    1024,
-    LIMITED,
-    16384,
-    42.0,
+    lengths=(*(2**i for i in range(9, 17)), 2**18, 2**20, 2**22),  # 512 … 64K, 256K, 1M, 4M
+    longest_call_ms=600.0,
+    sampling=timing.Sampling(least=3, most=30, budget_s=0.06, warm_up=1),
+    step=1024,
+    stages=(8192, 16384),
+    expandable=True,
+    budget_s=46.0,
 )
 QUICK = Extent(
-    tuple(2**i for i in range(10, 21, 2)),  # 1K … 1M
-    120.0,
-    timing.Sampling(least=3, most=10, budget_s=0.03, warm_up=1),
-    2048,
-    ("naive",),
-    8192,
-    11.0,
+    lengths=tuple(2**i for i in range(10, 21, 2)),  # 1K … 1M
+    longest_call_ms=120.0,
+    sampling=timing.Sampling(least=3, most=10, budget_s=0.03, warm_up=1),
+    step=2048,
+    stages=(16384,),
+    expandable=False,
+    budget_s=11.0,
 )
 
 
@@ -87,22 +89,36 @@ class Memory:
         self.clear()
         return torch.cuda.mem_get_info()[0]
 
-    def clear(self) -> None:
-        """Give back what is no longer used."""
-        gc.collect()
+    def clear(self, failed: bool = False) -> None:
+        """Give back what is no longer used; a failed call may have left tensors in a cycle."""
+        if failed:
+            gc.collect()
         torch.cuda.empty_cache()
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
-    def peak(self, call: Callable) -> int:
-        """Bytes that a call held at its worst moment, beside what was there before."""
+    def peak(self, call: Callable) -> tuple[int, int]:
+        """(tensors, blocks): bytes held at the worst moment of a call, beside those before it."""
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         torch.cuda.reset_peak_memory_stats()
         call()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        most = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return most[0] - before[0], most[1] - before[1]
+
+    def expandable(self, on: bool) -> bool:
+        """Let blocks grow and shrink, or not; False where this PyTorch cannot."""
+        self.clear()
+        change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+        try:
+            change = change or torch.cuda.memory._set_allocator_settings
+            change(f"expandable_segments:{on}")
+        except Exception:
+            return False
+        return True
 
 
 def naive(q, k, v, *, causal: bool):
@@ -180,10 +196,13 @@ def collect(rows: Rows) -> list[dict]:
     for way in WAYS:
         for work in WORKS:
             by_length(rows, way, work)
-            if way in rows.extent.limited:
-                limit(rows, way, work)
-        if way == "naive":
+            if way == LIMITED:
+                limit(rows, work)
+        if way == LIMITED:
             stages(rows)
+    if rows.extent.expandable and not rows.late and rows.memory.expandable(True):
+        limit(rows, FORWARD_BACKWARD, "expandable")
+        rows.memory.expandable(False)
     return rows.rows
 
 
@@ -205,7 +224,7 @@ def admitted(rows: Rows, way: str, work: str) -> tuple[str, Contender | None, st
             wrong.append(("wrong", verdict.reason))
         except Exception as problem:
             wrong.append((_status(problem), one_line(problem)))
-        rows.memory.clear()
+        rows.memory.clear(failed=True)
     rows.add("length", way=way, work=work, N=SHORT, backend=None, status=wrong[-1][0],
              reason="; ".join(reason for _, reason in wrong))  # fmt: skip
     rows.say(f"  {way}, {work}: {wrong[-1]}")
@@ -214,11 +233,14 @@ def admitted(rows: Rows, way: str, work: str) -> tuple[str, Contender | None, st
 
 def by_length(rows: Rows, way: str, work: str) -> None:
     """Rows of a way, from short to long, until it fails, takes too long, or the time is up."""
+    if rows.late:
+        rows.say(f"  {way}, {work}: time is up")
+        return
     backend, contender, _ = admitted(rows, way, work)
     if contender is None:
         return
     before = None  # (N, ms) of the length before
-    for N in rows.extent.lengths:
+    for N in rows.extent.lengths[:: 2 if way == "math" else 1]:
         common = {"way": way, "backend": backend, "work": work, "N": N}
         power = 1 if way == "linear" else 2
         least = before[1] * (N / before[0]) ** power if before else 0.0
@@ -230,7 +252,7 @@ def by_length(rows: Rows, way: str, work: str) -> None:
             rows.say(f"  {way}, {work}: time is up before N = {N}")
             return
         found = one_length(rows, contender, N, work)
-        rows.memory.clear()
+        rows.memory.clear(failed=found["status"] != "ok")
         row = rows.add("length", **common, **found)
         ms = row.get("median_ms")
         rows.say(f"  {way}, {work}, N = {N}: {row['status']} {ms or row.get('reason')}")
@@ -264,12 +286,12 @@ def one_length(rows: Rows, contender: Contender, N: int, work: str) -> dict:
             return {"status": "wrong", "reason": said}
 
         narrow = inputs.q.nbytes * (4 if work == FORWARD_BACKWARD else 3)  # q, k, v and do
-        peak = narrow + memory.peak(within)
+        peak, reserved = (narrow + more for more in memory.peak(within))
         lane = timing.Lane(call, contender.context)
         timing.race([lane], rows.clock, rows.extent.sampling)
         if lane.failure is not None:
             failed, lane.failure = lane.failure, None
-            return {"status": _status(failed), "reason": one_line(failed), "peak_bytes": peak}
+            return {"status": _status(failed), "reason": one_line(failed)}
         return {
             "status": "ok",
             "reason": None,
@@ -279,6 +301,7 @@ def one_length(rows: Rows, contender: Contender, N: int, work: str) -> dict:
             "samples": len(lane.device_ms),
             "host_ms": lane.host_median_ms,
             "peak_bytes": peak,
+            "reserved_bytes": reserved,
             "inputs_bytes": narrow,
             "error": error,
         }
@@ -301,31 +324,34 @@ def relative_error(got, want) -> float:
     return ((got - want).norm() / want.norm()).item()
 
 
-def limit(rows: Rows, way: str, work: str) -> None:
+def limit(rows: Rows, work: str, allocator: str = "default") -> None:
     """Between the last length that went well and the first without memory, look for the last."""
-    seen = [r for r in rows.rows if r["what"] == "length" and (r["way"], r["work"]) == (way, work)]
-    if not seen or seen[-1]["status"] != "oom" or len(seen) < 2:
+    here = {"what": "length", "way": LIMITED, "work": work}
+    seen = [r for r in rows.rows if here.items() <= r.items()]
+    if len(seen) < 2 or seen[-1]["status"] != "oom":
         return
     fits, fails, said = seen[-2]["N"], seen[-1]["N"], seen[-1]["reason"]
-    contender = dict(candidates(way))[seen[-1]["backend"]]
-    free, step = rows.memory.free(), rows.extent.step
+    _, contender = next(candidates(LIMITED))
+    step = rows.extent.step
+    if allocator != "default":
+        fails, said = 2 * fails, None  # where blocks fit better, that length need not fail
+    free = rows.memory.free()
     while fails - fits > step:
-        N = (fits + fails) // 2 // step * step
-        if N == fits:
-            N += step
+        N = max(fits + step, (fits + fails) // 2 // step * step)
         problem = once(rows, contender, N, work)
-        rows.memory.clear()
+        rows.memory.clear(failed=problem is not None)
         if problem is None:
             fits = N
         elif _status(problem) == "oom":
             fails, said = N, one_line(problem)
         else:
-            rows.say(f"  {way}, {work}, N = {N}: {one_line(problem)}")
+            rows.say(f"  {LIMITED}, {work}, N = {N}: {one_line(problem)}")
             return
-        del problem
-    rows.add("limit", way=way, backend=seen[-1]["backend"], work=work, fits_N=fits, fails_N=fails,
+    if said is None:  # no length was seen to fail
+        return
+    rows.add("limit", way=LIMITED, work=work, allocator=allocator, fits_N=fits, fails_N=fails,
              step=step, free_bytes=free, reason=said)  # fmt: skip
-    rows.say(f"  {way}, {work}: {fits} fits, {fails} does not, of {free / 1e9:.1f} GB")
+    rows.say(f"  {allocator}, {work}: {fits} fits, {fails} does not, of {free / 1e9:.1f} GB")
 
 
 def once(rows: Rows, contender: Contender, N: int, work: str) -> Exception | None:
@@ -342,17 +368,16 @@ def once(rows: Rows, contender: Contender, N: int, work: str) -> Exception | Non
 
 
 def stages(rows: Rows) -> None:
-    """The four operations of the definition, one by one; at half the length where that fails."""
-    for N in (rows.extent.stages_n, rows.extent.stages_n // 2, rows.extent.stages_n // 4):
+    """The four operations of the definition, one by one, at the lengths where they fit."""
+    for N in rows.extent.stages:
         try:
             found = time_stages(rows, N)
-        except torch.OutOfMemoryError:
-            rows.memory.clear()
-            continue
+        except torch.OutOfMemoryError as problem:
+            rows.say(f"  stages, N = {N}: {one_line(problem)}")
+            found = []
         for row in found:
             rows.add("stage", **row)
-        rows.memory.clear()
-        return
+        rows.memory.clear(failed=not found)
 
 
 def time_stages(rows: Rows, N: int) -> list[dict]:

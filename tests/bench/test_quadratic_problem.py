@@ -17,8 +17,8 @@ EXTENT = study.Extent(
     longest_call_ms=1e6,
     sampling=timing.Sampling(least=2, most=2, budget_s=0.0, warm_up=1),
     step=4,
-    limited=study.LIMITED,
-    stages_n=64,
+    stages=(64,),
+    expandable=False,
     budget_s=1e6,
 )
 
@@ -31,7 +31,7 @@ class Host(study.Memory):
     def free(self):
         return 10**9
 
-    def clear(self):
+    def clear(self, failed=False):
         pass
 
     def synchronize(self):
@@ -39,7 +39,11 @@ class Host(study.Memory):
 
     def peak(self, call):
         call()
-        return 1000
+        return 1000, 2000
+
+    def expandable(self, on):
+        self.roomy = on
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -75,18 +79,21 @@ def smaller(monkeypatch, most):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_way_is_verified_and_measured(dtype, monkeypatch):
-    monkeypatch.setattr(study, "SHORT", 256)
+    monkeypatch.setattr(study, "SHORT", 128)
     rows = collected(dtype=dtype, ways=study.WAYS, monkeypatch=monkeypatch)
     for way in study.WAYS:
         for work in WORKS:
             found = lengths(rows, way=way, work=work)
-            assert [r["N"] for r in found] == [16, 32, 64, 128], (way, work)
+            every = 2 if way == "math" else 1
+            assert [r["N"] for r in found] == [16, 32, 64, 128][::every], (way, work)
             assert {r["status"] for r in found} == {"ok"}, (way, work, found)
             assert all(r["error"] < 0.02 and r["median_ms"] > 0 for r in found)
             narrow = 8 * 64 * 64 * (4 if dtype == "float32" else 2)
             tensors = 3 if work == FORWARD else 4
-            assert found[2]["inputs_bytes"] == tensors * narrow
-            assert found[2]["peak_bytes"] == tensors * narrow + 1000
+            at = found[2 // every]
+            assert at["N"] == 64 and at["inputs_bytes"] == tensors * narrow
+            assert at["peak_bytes"] == tensors * narrow + 1000
+            assert at["reserved_bytes"] == tensors * narrow + 2000
     assert not [r for r in rows if r["what"] == "limit"]
     studies.Study("quadratic-problem", provenance(), rows)  # refuses what is not finite
 
@@ -107,9 +114,36 @@ def test_the_length_at_which_it_fails_is_found(most, monkeypatch):
         assert (last["N"], last["status"]) == (64, "oom")
         assert "Tried to allocate" in last["reason"]
         (found,) = [r for r in rows if r["what"] == "limit" and r["work"] == work]
+        assert found["allocator"] == "default"
         assert found["fits_N"] == most // 4 * 4
         assert found["fails_N"] == found["fits_N"] + 4
         assert found["free_bytes"] == 10**9 and "out of memory" in found["reason"]
+
+
+def test_the_other_allocator_may_reach_further(monkeypatch):
+    monkeypatch.setattr(study, "SHORT", 16)
+    memory = Host()
+    memory.roomy = False
+    honest = study.naive
+
+    def limited(q, k, v, *, causal):
+        if q.shape[-2] > (70 if memory.roomy else 40):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return honest(q, k, v, causal=causal)
+
+    monkeypatch.setattr(study, "naive", limited)
+    monkeypatch.setattr(study, "WAYS", ("naive",))
+    extent = replace(EXTENT, expandable=True)
+    rows = study.collect(
+        study.Rows("float32", memory, timing.HostClock(), extent, lambda text: None)
+    )
+    found = {(r["work"], r["allocator"]): r["fits_N"] for r in rows if r["what"] == "limit"}
+    assert found == {
+        (FORWARD, "default"): 40,
+        ("forward+backward", "default"): 40,
+        ("forward+backward", "expandable"): 68,
+    }
+    assert memory.roomy is False  # as it was
 
 
 def test_a_wrong_result_is_not_timed(monkeypatch):
