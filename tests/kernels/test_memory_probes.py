@@ -1,0 +1,208 @@
+"""The probes of the memory chapter do what they say: a clock that times them times just that."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import DEVICE, randn
+
+from kernels.steps.memory import (
+    banks,
+    chase,
+    copy,
+    in_flight,
+    intensity,
+    read,
+    stride,
+    transpose,
+    waves,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_copy():
+    x = randn(3 * copy.BLOCK)
+    assert torch.equal(copy.copy(x), x)
+    out = torch.zeros_like(x)
+    assert copy.copy(x, out).data_ptr() == out.data_ptr() and torch.equal(out, x)
+
+
+@pytest.mark.parametrize("cache", ["", ".cg"])
+@pytest.mark.parametrize("programs, turns, blocks", [(2, 3, 6), (2, 3, 3), (3, 2, 4), (4, 2, 2)])
+def test_read_walks_through_the_blocks_and_begins_again(programs, turns, blocks, cache):
+    x = randn(blocks * read.BLOCK)
+    each = x.view(blocks, read.BLOCK).double().sum(1)
+    want = [sum(each[(p + t * programs) % blocks] for t in range(turns)) for p in range(programs)]
+    got = read.read(x, programs, turns, cache)
+    torch.testing.assert_close(got.double(), torch.stack(want), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_stride(step):
+    elements = 2 * stride.BLOCK
+    x = randn(elements * step)
+    got = stride.read_strided(x, step, elements)
+    want = x[::step].view(2, stride.BLOCK).double().sum(1)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-2)
+
+
+def test_a_cycle_meets_every_line_once():
+    lines = 50
+    chain = chase.cycle(lines, DEVICE).tolist()
+    place, seen = 0, []
+    for _ in range(lines):
+        seen.append(place)
+        place = chain[place]
+    assert place == 0
+    assert sorted(seen) == [line * chase.LINE for line in range(lines)]
+
+
+def test_chase_ends_where_the_chain_leads():
+    chain = chase.cycle(20, DEVICE)
+    place = 0
+    for steps in range(1, 25):
+        place = chain[place].item()
+        assert chase.chase(chain, steps).item() == place
+
+
+@pytest.mark.parametrize("programs, steps, block", [(1, 4, 128), (3, 2, 256)])
+def test_in_flight_visits_every_element(programs, steps, block):
+    zeros = torch.zeros(programs * steps * block, dtype=torch.int32, device=DEVICE)
+    got = in_flight.read_waiting(zeros, programs, steps, block)
+    first = torch.arange(block, device=DEVICE).sum()
+    hop = programs * block
+    want = [(first + block * (p * block + steps * hop)).item() for p in range(programs)]
+    assert got.tolist() == want
+    zeros[-1] = 7  # read by the last step of the last program
+    got = in_flight.read_waiting(zeros, programs, steps, block)
+    assert got.tolist() == [*want[:-1], want[-1] + 7]
+
+
+def test_waves():
+    got = waves.work(3, turns=4, device=DEVICE)
+    x = torch.arange(waves.BLOCK, dtype=torch.float64)
+    for _ in range(4):
+        x = x * 0.5 + 1
+    torch.testing.assert_close(got.double().cpu(), x.sum().expand(3), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("tile", [(1, 64), (8, 8), (64, 2), (16, 32)])
+def test_transpose(tile):
+    x = randn(64, 128)
+    y = transpose.transpose(x, *tile)
+    assert y.is_contiguous() and torch.equal(y, x.mT)
+
+
+@pytest.mark.parametrize("step", [0, 1, 32, 33])
+def test_gather_reads_where_it_should(step):
+    zeros = torch.zeros(banks.TABLE, dtype=torch.int32, device=DEVICE)
+    index = torch.arange(banks.READS) * step % banks.TABLE
+    assert banks.gather(zeros, 2, 3, step).tolist() == [index.sum().item()] * 2
+    one = (step * 3) % banks.TABLE
+    zeros[one] = 1 if step else 0
+    hits = (index == one).sum().item() if step else 0
+    assert banks.gather(zeros, 1, 1, step).tolist() == [index.sum().item() + hits]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 7])
+def test_copy_and_compute(turns):
+    x = randn(2 * intensity.BLOCK)
+    want = x.double()
+    for _ in range(turns):
+        want = want * 0.5 + 1
+    torch.testing.assert_close(intensity.copy_and_compute(x, turns).double(), want)
+
+
+COMPILE = """
+import json, sys
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+arch = int(sys.argv[1])
+TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64"}
+done = {}
+
+
+def compile_instead(self, *args, grid, warmup, **kwargs):
+    options = {n: kwargs.pop(n) for n in ("num_warps", "num_stages") if n in kwargs}
+    values = dict(zip(self.arg_names, args)) | kwargs
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(self.params):
+        value = values[parameter.name]
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = TYPES[value.dtype]
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        elif parameter.is_constexpr or value == 1:
+            signature[parameter.name], constants[(i,)] = "constexpr", value
+        else:
+            signature[parameter.name] = "i32"
+    source = ASTSource(self, signature, constants, attributes)
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    name = self.fn.__name__ + values.get("CACHE", "")
+    done[name] = {"shared": made.metadata.shared, "ptx": made.asm["ptx"]}
+
+
+triton.runtime.JITFunction.run = compile_instead
+from kernels.steps.memory import *
+
+x = torch.zeros(2**14)
+whole = torch.zeros(2**14, dtype=torch.int32)
+copy.copy(x)
+read.read(x, 2, 3)
+read.read(x, 2, 3, ".cg")
+stride.read_strided(x, 3, 1024)
+chase.chase(whole, 5)
+in_flight.read_waiting(whole, 2, 2, 512)
+waves.work(2, 3, "cpu")
+transpose.transpose(x.view(128, 128), 16, 16)
+banks.gather(whole, 2, 3, 5)
+intensity.copy_and_compute(x, 3)
+print(json.dumps(done))
+"""
+
+
+@pytest.fixture(scope="module", params=[75, 90], ids="sm_{}".format)
+def compiled(request):
+    """{kernel: {"shared": bytes, "ptx": text}} for a T4 and an H100; no GPU is needed."""
+    environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(request.param)],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_probes_compile(compiled):
+    assert len(compiled) == 10
+    assert max(made["shared"] for made in compiled.values()) <= 64 * 1024
+
+
+def test_the_compiler_leaves_what_is_to_be_timed(compiled):
+    """A load that nobody needs, or one loaded once for all turns, would time nothing."""
+
+    def loops(name):
+        """The text of the loops: from a label that is jumped back to, to that jump."""
+        text = compiled[name]["ptx"]
+        found = ""
+        for label in {line.split(":")[0] for line in text.splitlines() if line.startswith("$L__")}:
+            begin, end = text.find(f"{label}:"), text.rfind(f"bra {label};")
+            end = text.rfind(f"bra \t{label};") if end < 0 else end
+            found += text[begin:end] if end > begin else ""
+        return found
+
+    assert "ld.global" in loops("read_kernel") and ".cg" in loops("read_kernel.cg")
+    assert "ld.global" in loops("chase_kernel")
+    assert "ld.global" in loops("in_flight_kernel")
+    assert "ld.shared" in loops("gather_kernel")
+    assert "fma" in loops("work_kernel") and "fma" in loops("intensity_kernel")
+    assert "v4" in compiled["copy_kernel"]["ptx"]
+    assert "ld.global" in compiled["stride_kernel"]["ptx"]
