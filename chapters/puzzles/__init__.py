@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 BLOCK_N = 64
+PERSISTENT = 3  # programs of the puzzle with a fixed number of them
 FENCE = 1000.0  # stands behind every tensor, where a kernel must neither read nor write
 
 
@@ -168,6 +169,28 @@ def parts_of(q, k, v, parts=3):
     o, m, total = (torch.zeros_like(x) for x in found[0])
     found.append((o, m - float("inf"), total))
     return [torch.stack(x) for x in zip(*found, strict=True)]
+def byte_addresses(x):
+    """Where the lanes of each warp [..., 32] read 4 bytes, of random numbers: some together."""
+    return (x.float().abs() * 60).long() * 4
+
+
+def count_sectors(x):
+    """The sectors of each warp counted one by one."""
+    flat = byte_addresses(x).reshape(-1, x.shape[-1]).tolist()
+    counts = [len({address // 32 for address in warp}) for warp in flat]
+    return torch.tensor(counts, dtype=torch.float64).reshape(x.shape[:-1])
+
+
+def launch_persistent_sum(kernel, x):
+    sums = unwritten(PERSISTENT)
+    kernel[(PERSISTENT,)](x=x, sums=sums, size=x.numel(), BLOCK=BLOCK_N)
+    return sums
+
+
+def persistent_sums(x):
+    """[PERSISTENT]: the sum of every PERSISTENT-th block of BLOCK_N, from each of the first on."""
+    blocks = [block.sum() for block in x.split(BLOCK_N)]
+    return torch.stack([sum(blocks[p::PERSISTENT], x.new_zeros(())) for p in range(PERSISTENT)])
 
 
 PUZZLES = {
@@ -212,6 +235,20 @@ PUZZLES = {
         result="o",
         entry="attention",
         fenced=False,
+    ),
+    "sectors": Puzzle(
+        launch=lambda sectors, x: sectors(byte_addresses(x)),
+        truth=count_sectors,
+        cases=(((3, 32),), ((2, 5, 32),)),
+        result="sectors",
+        entry="sectors",
+        fenced=False,
+    ),
+    "persistent_sum": Puzzle(
+        launch=launch_persistent_sum,
+        truth=persistent_sums,
+        cases=(((15 * BLOCK_N,),), ((1000,),), ((40,),)),
+        result="sums",
     ),
     "normalizer": Puzzle(
         launch=launch_normalizer,

@@ -71,6 +71,16 @@ WRONG = [
     ("masked_blocks", "    total = total.masked_fill(total == 0, 1)\n", "", "is nan, should be 0"),
     ("masked_blocks", "(total == 0, 1)", "(total >= 0, 1)", "should be"),
     ("masked_blocks", '        s = s.masked_fill(~keep[rows], float("-inf"))\n', "", "should be"),
+    ("sectors", "numbers // 32", "numbers // 128", "should be"),
+    ("sectors", "numbers // 32", "numbers % 32", "should be"),
+    ("sectors", "    numbers = numbers.sort(-1).values\n", "", "should be"),
+    ("sectors", "count + 1", "count", "should be"),
+    ("sectors", "return count.float()", "return count", "int64"),
+    ("persistent_sum", "range(program * BLOCK", "range(0", "should be"),
+    ("persistent_sum", "programs * BLOCK)", "BLOCK)", "should be"),
+    ("persistent_sum", "BLOCK, size,", "BLOCK, size - BLOCK + 1,", "should be"),
+    ("persistent_sum", ", mask=at < size, other=0.0", "", "should be"),
+    ("persistent_sum", "total += ", "total = ", "should be"),
 ]
 
 
