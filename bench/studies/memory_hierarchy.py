@@ -17,6 +17,8 @@ Every row has an `experiment` and a `status`: "ok", or "failed" with a `reason` 
 | matmul | size | rate of torch.matmul |
 """
 
+import random
+import statistics
 import time
 from collections.abc import Callable
 
@@ -34,13 +36,14 @@ from kernels.steps.memory import (
     waves,
 )
 
-from .. import hardware, timing
+from .. import hardware, occupancy, timing
 from ..floor import copy_call
 from ..timing import Lane, Sampling
 
 ABOUT = "bandwidth, latency and conflicts of registers, shared memory, L2 and the GPU's memory"
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
+GIB = 2**30
+NEWEST = occupancy.LIMITS["9.0"]
 FULL = Sampling(least=7, most=40, budget_s=0.12, warm_up=2)
 QUICK = Sampling(least=3, most=15, budget_s=0.04, warm_up=2)
 
@@ -53,7 +56,7 @@ class Bench:
         self.device = device
         self.sampling = QUICK if quick else FULL
         self.clock = clock or timing.DeviceClock()
-        self.sm = multiprocessors or _multiprocessors()
+        self.sm, self.limits = _multiprocessors() if device == "cuda" else (multiprocessors, NEWEST)
         self.tiny = device == "cpu"  # a rehearsal in the interpreter: nothing measured is kept
 
     def time(self, call: Callable, **facts) -> dict:
@@ -139,22 +142,22 @@ class Bench:
         sizes = [n for p in powers for n in (2**p, 3 * 2 ** (p - 1)) if n <= most]
         if self.quick:
             sizes = [n for n in sizes if n & (n - 1) == 0]
-        for size in sizes[: 3 if self.tiny else None]:
-            yield self._latency(size)
+        for walk, chunk in (("anywhere", None), ("by chunks", chase.CHUNK)):
+            for size in sizes[: 2 if self.tiny else None]:
+                if not (chunk and size < 8 * chunk * 4 * chase.LINE):  # else the same
+                    yield self._latency(size, walk, chunk)
 
-    def _latency(self, size: int) -> dict:
+    def _latency(self, size: int, walk: str, chunk: int | None) -> dict:
         lines = size // (4 * chase.LINE)
         steps = 2**12 if self.quick else 2**14
-        facts = {"size_bytes": size, "steps": steps}
+        facts = {"walk": walk, "size_bytes": size, "steps": steps}
         # through a set that L1 may hold the walk goes once before it counts
         before = lines if lines <= 2**12 else 64
         if self.tiny:
             steps, before = 4, 2
         try:
-            chain = chase.cycle(lines, self.device)
-            short, long = (
-                self._walk_ms(chain, n) for n in (before, before + steps)
-            )  # each the fastest of a few
+            chain = chase.cycle(lines, self.device, chunk)
+            short, long = (self._walk_ms(chain, n) for n in (before, before + steps))
         except Exception as problem:
             return facts | _failed(problem)
         if not long > short:
@@ -162,29 +165,37 @@ class Bench:
         return facts | {"status": "ok", "latency_ns": 1e6 * (long - short) / steps}
 
     def _walk_ms(self, chain, steps: int) -> float:
-        """The fastest of a few walks, each after all of the chain was read once into L2."""
+        """Median of some walks, each from another place, after all of the chain was read once.
+
+        That leaves it in L2, or as much of it as L2 keeps. From the same place each time a walk
+        would meet the lines again that the one before it brought there.
+        """
         if self.tiny:
             begin = time.perf_counter()
             chase.chase(chain, steps)
             return (time.perf_counter() - begin) * 1e3 + steps
+        places = random.Random(steps)
         times = []
-        for _ in range(3 if self.quick else 5):
+        for _ in range(5 if self.quick else 9):
+            start = places.randrange(chain.numel() // chase.LINE) * chase.LINE
             chain.sum()
             torch.cuda._sleep(int(0.2 * self.clock.cycles_per_ms))
             self.clock.start.record()
-            chase.chase(chain, steps)
+            chase.chase(chain, steps, start)
             self.clock.end.record()
             self.clock.end.synchronize()
             times.append(self.clock.start.elapsed_time(self.clock.end))
-        return min(times)
+        return statistics.median(times[1:])  # the first may have compiled
 
     def in_flight(self):
         """Bandwidth by how many bytes are on their way at any time."""
         nbytes = self.large(GIB // 4 if self.quick else GIB)
         zeros = torch.zeros(nbytes // 4, dtype=torch.int32, device=self.device)
-        counts = [1, 4, 16, 64, self.sm, 2 * self.sm, 4 * self.sm, 8 * self.sm]
-        for block in (128, 512, 2048):
-            for programs in counts[: 2 if self.tiny else None]:
+        counts = [1, 4, 16, 64, *(self.sm * n for n in (1, 2, 4, 8, 16, 32))]
+        for block in (256, 1024, 4096):
+            held = occupancy.resident(self.limits, in_flight.warps(block))
+            fits = [n for n in counts if n <= self.sm * min(held.values())]
+            for programs in fits[: 2 if self.tiny else None]:
                 most = zeros.numel() // (programs * block)
                 steps = min(most, 4 if self.tiny else 512 if self.quick else 1024)
                 row = self.time(
@@ -202,7 +213,7 @@ class Bench:
 
     def stride(self):
         """The same number of elements from further and further apart."""
-        elements = self.large((GIB // 16) if self.quick else GIB // 8) // 4
+        elements = self.large((GIB // 8) if self.quick else GIB // 4) // 4
         for step in (1, 2, 4, 8, 16, 32):
             try:
                 x = torch.zeros(elements * step, device=self.device)
@@ -219,7 +230,7 @@ class Bench:
 
     def transpose(self):
         """A square matrix transposed with tiles of one area and many shapes."""
-        n = 128 if self.tiny else 4096 if self.quick else 8192
+        n = 128 if self.tiny else 8192
         x = torch.rand(n, n, device=self.device)
         y = torch.empty_like(x)
         yield _rate(self.time(lambda: y.copy_(x), tile="copy", bytes=8 * n * n))
@@ -347,8 +358,11 @@ def ways(step: int, lanes: int = 32, banks_there: int = 32, table: int = banks.T
     return max(sum(w % banks_there == bank for w in words) for bank in range(banks_there))
 
 
-def _multiprocessors() -> int:
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+def _multiprocessors() -> tuple[int, occupancy.Limits]:
+    """How many multiprocessors there are, and what one of them can hold."""
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    limits = occupancy.LIMITS.get(f"{gpu.major}.{gpu.minor}", NEWEST)
+    return gpu.multi_processor_count, limits
 
 
 def _failed(problem: Exception) -> dict:

@@ -6,7 +6,7 @@ import torch
 
 
 # [puzzle:begin]
-def sectors(addresses):  # [..., 32] int64: the byte where each lane's word of 4 bytes begins
+def sectors(addresses):  # [..., 32] int64: byte where a lane reads 4
     numbers = addresses  # [..., 32]
     # Your line: turn addresses into numbers of sectors, which are 32 bytes long.
     # Your line: bring equal numbers together.

@@ -2,7 +2,7 @@
 
 
 # [puzzle:begin]
-def sectors(addresses):  # [..., 32] int64: the byte where each lane's word of 4 bytes begins
+def sectors(addresses):  # [..., 32] int64: byte where a lane reads 4
     numbers = addresses  # [..., 32]
     numbers = numbers // 32
     numbers = numbers.sort(-1).values

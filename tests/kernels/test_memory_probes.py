@@ -51,15 +51,18 @@ def test_stride(step):
     torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-2)
 
 
-def test_a_cycle_meets_every_line_once():
-    lines = 50
-    chain = chase.cycle(lines, DEVICE).tolist()
+@pytest.mark.parametrize("lines, chunk", [(50, None), (64, 16), (8, 16)])
+def test_a_cycle_meets_every_line_once(lines, chunk):
+    chain = chase.cycle(lines, DEVICE, chunk).tolist()
     place, seen = 0, []
     for _ in range(lines):
         seen.append(place)
         place = chain[place]
     assert place == 0
     assert sorted(seen) == [line * chase.LINE for line in range(lines)]
+    changes = sum(a // 512 != b // 512 for a, b in zip(seen, [*seen[1:], seen[0]], strict=True))
+    if chunk == 16 and lines == 64:  # 512 elements are 16 lines
+        assert changes <= 5  # once for each chunk, and once more if it began inside of one
 
 
 def test_chase_ends_where_the_chain_leads():
@@ -68,9 +71,10 @@ def test_chase_ends_where_the_chain_leads():
     for steps in range(1, 25):
         place = chain[place].item()
         assert chase.chase(chain, steps).item() == place
+    assert chase.chase(chain, 3, place).item() == chain[chain[chain[place]]].item()
 
 
-@pytest.mark.parametrize("programs, steps, block", [(1, 4, 128), (3, 2, 256)])
+@pytest.mark.parametrize("programs, steps, block", [(1, 4, 256), (3, 2, 512)])
 def test_in_flight_visits_every_element(programs, steps, block):
     zeros = torch.zeros(programs * steps * block, dtype=torch.int32, device=DEVICE)
     got = in_flight.read_waiting(zeros, programs, steps, block)

@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-NUM_WARPS = 4
+# Loads of a lane. They all begin before the first one is needed; of more than so many at a time
+# the assembler makes groups that wait for each other.
+LOADS = 8
 
 
 # [in-flight:begin]
@@ -25,10 +27,19 @@ def in_flight_kernel(
     # [in-flight:end]
 
 
+def warps(block):
+    """The warps of a program that reads blocks of `block` elements."""
+    return block // (32 * LOADS)
+
+
 def read_waiting(zeros, programs, steps, block):
-    """[programs] int64: the sum of the offsets at which each program has arrived."""
+    """[programs] int64: the sum of the offsets at which each program has arrived.
+
+    `block` is a multiple of 256: a program has as many warps as it takes for LOADS to a lane.
+    """
     sums = torch.empty(programs, dtype=torch.int64, device=zeros.device)
     in_flight_kernel[(programs,)](
-        zeros=zeros, sums=sums, steps=steps, BLOCK=block, num_warps=NUM_WARPS, num_stages=1
-    )
+        zeros=zeros, sums=sums, steps=steps, BLOCK=block,
+        num_warps=warps(block), num_stages=1,
+    )  # fmt: skip
     return sums
