@@ -55,7 +55,7 @@ def poison(monkeypatch):
             x = function(*args, **kwargs)
             if kwargs.get("out") is None and x.device.type != "meta":
                 with torch.no_grad():
-                    x.detach().fill_(float("nan") if x.is_floating_point() else 123456)
+                    x.detach().fill_(float("nan") if x.is_floating_point() else 77)
             return x
 
         return wrapper
