@@ -32,7 +32,7 @@ KINDS = {
     "exchange in a warp": r"SHFL|REDUX",
     "wait for other warps": r"BAR|SYNCS",
 }
-INSTRUCTION = re.compile(r"^\s*(?:/\*\w+\*/)?\s*(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)\b.*;", re.M)
+INSTRUCTION = re.compile(r"^\s*(?:/\*\w+\*/)?\s*(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)\b.*;", re.M)
 
 
 @dataclass(frozen=True)
@@ -125,20 +125,31 @@ def bare(text: str, stage: str) -> list[str]:
 
 def ahead(specs: list[Spec]) -> list[Compiled]:
     """Compile kernels without a GPU; BenchError says why where that cannot be done."""
+    text = _python("bench.compiled", None, json.dumps([asdict(s) for s in specs]))
+    return [Compiled(**c) for c in json.loads(text.splitlines()[-1])]
+
+
+def interpret(module: str) -> str:
+    """What a module prints when it is run as a program in Triton's interpreter."""
+    return _python(module, "1", "").rstrip()
+
+
+def _python(module: str, interpreter: str | None, given: str) -> str:
+    """Run a module in a process of its own, where Triton's interpreter is on or off."""
     environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    environment |= {"TRITON_INTERPRET": interpreter} if interpreter else {}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", module]
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "bench.compiled"],
-            input=json.dumps([asdict(s) for s in specs]),
-            env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+            command, input=given, env=environment, capture_output=True, text=True, timeout=300
+        )
     except (OSError, subprocess.SubprocessError) as problem:
-        raise BenchError(f"The kernels could not be compiled here: {problem}") from None
+        raise BenchError(f"{module} could not be run here: {problem}") from None
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise BenchError(f"The kernels could not be compiled here: {reason}")
-    return [Compiled(**c) for c in json.loads(run.stdout.splitlines()[-1])]
+        raise BenchError(f"{module} could not be run here: {reason}")
+    return run.stdout
 
 
 def describe(kernel, sass: bool = True) -> Compiled:

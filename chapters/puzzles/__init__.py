@@ -191,6 +191,27 @@ def persistent_sums(x):
     """[PERSISTENT]: the sum of every PERSISTENT-th block of BLOCK_N, from each of the first on."""
     blocks = [block.sum() for block in x.split(BLOCK_N)]
     return torch.stack([sum(blocks[p::PERSISTENT], x.new_zeros(())) for p in range(PERSISTENT)])
+def launch_rms_norm(kernel, x, w):
+    """Rows of large float16 numbers, with other numbers between them."""
+    R, C = x.shape
+    apart = torch.full((R, C + 3), FENCE, dtype=torch.float16, device=DEVICE)
+    apart[:, :C] = 128 * x.half()  # their squares leave float16
+    out = unwritten(R, C)
+    kernel[(R,)](x=apart, w=w, out=out, stride_r=C + 3, C=C, eps=1.0,
+                 BLOCK_C=triton.next_power_of_2(C))  # fmt: skip
+    return out
+
+
+def rms_norm(x, w):
+    x = 128 * x.half().double()
+    return x / (x.square().mean(-1, keepdim=True) + 1.0).sqrt() * w
+
+
+def launch_long_rows(kernel, x):
+    R, C = x.shape
+    out = unwritten(R, 1)
+    kernel[(R,)](x=100 * x, out=out, C=C, BLOCK_C=BLOCK_N)
+    return out[:, 0]
 
 
 PUZZLES = {
@@ -299,6 +320,22 @@ PUZZLES = {
         result="dfq",
         entry="gradient",
         fenced=False,
+    "rms_norm": Puzzle(
+        launch=launch_rms_norm,
+        truth=rms_norm,
+        cases=(
+            ((1, 64), (64,)),
+            ((3, 64), (64,)),
+            ((4, 100), (100,)),
+            ((2, 1), (1,)),
+        ),
+        result="out",
+    ),
+    "long_rows": Puzzle(
+        launch=launch_long_rows,
+        truth=lambda x: torch.logsumexp(100 * x, -1),
+        cases=(((1, 64),), ((2, 256),), ((3, 100),), ((2, 7),), ((1, 1000),)),
+        result="out",
     ),
 }
 

@@ -81,6 +81,17 @@ WRONG = [
     ("persistent_sum", "BLOCK, size,", "BLOCK, size - BLOCK + 1,", "should be"),
     ("persistent_sum", ", mask=at < size, other=0.0", "", "should be"),
     ("persistent_sum", "total += ", "total = ", "should be"),
+    ("rms_norm", "keep, 0.0).to(tl.float32)", "keep, 0.0)", "should be"),
+    ("rms_norm", "axis=0) / C", "axis=0) / BLOCK_C", "should be"),
+    ("rms_norm", "row * stride_r", "row * C", "should be"),
+    ("rms_norm", "tl.sqrt(mean + eps)", "tl.sqrt(mean) + eps", "should be"),
+    ("rms_norm", " * b_w, keep)", ", keep)", "should be"),
+    ("rms_norm", "* b_w, keep)", "* b_w)", "writes behind"),
+    ("long_rows", " * tl.exp(largest - new)", "", "should be"),
+    ("long_rows", 'float("-inf"))  # [BLOCK_C]', "0.0)  # [BLOCK_C]", "should be"),
+    ("long_rows", "tl.exp(b_x - new)", "tl.exp(b_x)", "should be"),
+    ("long_rows", "        largest = new\n", "", "should be"),
+    ("long_rows", "largest + tl.log", "tl.log", "should be"),
 ]
 
 
