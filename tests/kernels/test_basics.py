@@ -231,7 +231,7 @@ for options in json.loads(sys.argv[2]):
     matmul.matmul(x, x, **options)
 reduction.one_program(line), reduction.atomic(line, 2), reduction.two_stage(line, 2)
 seen.owners(8, 4, 8, "cpu"), seen.addresses(x, 4, 4), seen.order(4, 4, 2, "cpu")
-neutral.row_max(line.view(9, 1000), 0.0), race.difference(line, line)
+neutral.row_max(line.view(9, 1000), float("-inf")), race.difference(line, line)
 race.count(2, True, "cpu"), race.count(2, False, "cpu")
 narrow.product(half, half, tl.float16), narrow.product(half, half, tl.float32)
 for far in (False, True):
