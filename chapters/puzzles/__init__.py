@@ -141,6 +141,8 @@ def query_gradient(q, k, v, do):
     weights = fq @ fk.mT
     o = weights @ (v + 1) / weights.sum(-1, keepdim=True)
     return torch.autograd.grad(o, fq, do)[0]
+
+
 def keep_some(k):
     """Which keys of [H, M, D] may be seen: not the first 20, and then two of three."""
     place = torch.arange(k.shape[1], device=k.device)
@@ -169,6 +171,8 @@ def parts_of(q, k, v, parts=3):
     o, m, total = (torch.zeros_like(x) for x in found[0])
     found.append((o, m - float("inf"), total))
     return [torch.stack(x) for x in zip(*found, strict=True)]
+
+
 def byte_addresses(x):
     """Where the lanes of each warp [..., 32] read 4 bytes, of random numbers: some together."""
     return (x.float().abs() * 60).long() * 4
@@ -191,6 +195,8 @@ def persistent_sums(x):
     """[PERSISTENT]: the sum of every PERSISTENT-th block of BLOCK_N, from each of the first on."""
     blocks = [block.sum() for block in x.split(BLOCK_N)]
     return torch.stack([sum(blocks[p::PERSISTENT], x.new_zeros(())) for p in range(PERSISTENT)])
+
+
 def launch_rms_norm(kernel, x, w):
     """Rows of large float16 numbers, with other numbers between them."""
     R, C = x.shape
@@ -320,6 +326,7 @@ PUZZLES = {
         result="dfq",
         entry="gradient",
         fenced=False,
+    ),
     "rms_norm": Puzzle(
         launch=launch_rms_norm,
         truth=rms_norm,
