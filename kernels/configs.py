@@ -33,8 +33,6 @@ ROOMY = (90, 100, 103)  # a program may have 227 KiB of shared memory
 
 #   kernel, features: rows, values, resident, num_warps, num_stages
 HOPPER = {
-    ("short_kernel", 64): (64, 64, 1, 4, 3),
-    ("short_kernel", 128): (64, 128, 1, 8, 3),
     ("state_kernel", 64): (128, 64, 2, 4, 3),
     ("output_kernel", 64): (128, 64, 4, 8, 3),
     ("backward_query_kernel", 64): (64, 64, 2, 4, 3),

@@ -96,7 +96,7 @@ def forward(q, k, v, initial, feature_map, normalize, scale, eps):
     """As `bidirectional.forward`, for sequences that are not packed."""
     B, H, N, D = q.shape
     Hk, M, DV = v.shape[1:]
-    tile = configs.tile("short_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
+    tile = configs.tile("output_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
     o = q.new_empty((B, H, N, DV))
     total = q.new_empty((B, Hk, D * DV + D), dtype=torch.float32)
     constants = dict(configs.constants(tile, q, DV, feature_map, None))
