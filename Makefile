@@ -13,7 +13,7 @@ CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(KEY)
 
-.PHONY: help book test lint serve record readme pins clean
+.PHONY: help book test lint serve record readme figures pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -46,6 +46,9 @@ record: $(READY)  ## on a GPU: measure, and write results/<gpu>.json and the REA
 
 readme: $(READY)  ## redraw the README's figure and table from results/
 	@$(RUN) -m bench readme
+
+figures: $(READY)  ## draw every record as PNG and SVG into results/figures
+	@$(RUN) -m bench figures
 
 pins:  ## for keepers: renew constraints.txt (Python 3.10 to 3.13 must be installed)
 	@$(PYTHON) .ci/pins.py python3.10 python3.11 python3.12 python3.13

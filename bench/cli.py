@@ -120,7 +120,13 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="check results files against the schema")
     check.add_argument("file", nargs="+", type=Path)
+    check.add_argument("--json", action="store_true", help="print what the files are as JSON")
     check.set_defaults(act=_check)
+
+    figures = commands.add_parser("figures", help="draw time by length as PNG and SVG, for slides")
+    figures.add_argument("record", nargs="*", help="slugs or files (default: every record)")
+    figures.add_argument("--out", type=Path, default=hardware.ROOT / "results" / "figures")
+    figures.set_defaults(act=_figures)
 
     readme = commands.add_parser("readme", help="redraw the README's figure and tables")
     readme.add_argument("--record", help="a GPU's slug or a file (default: the best one)")
@@ -361,28 +367,50 @@ def _tune(options) -> int:
 
 
 def _check(options) -> int:
+    found = []
     for file in options.file:
         if '"study"' in results.text_of(file):
             study = studies.read(file)
-            print(f"{file}: study {study.study}, {study.provenance.gpu}, {len(study.rows)} rows.")
-            continue
-        record = results.read(file)
-        good = sum(m.ok for m in record.measurements)
-        print(
-            f"{file}: schema {record.schema_version}, {record.provenance.gpu}, "
-            f"{len(record.measurements)} measurements, {good} verified and timed, "
-            f"{'complete' if record.complete else 'not complete'}."
-        )
+            facts = {"study": study.study, "gpu": study.provenance.gpu, "rows": len(study.rows)}
+            text = f"study {study.study}, {study.provenance.gpu}, {len(study.rows)} rows"
+        else:
+            record = results.read(file)
+            good, total = sum(m.ok for m in record.measurements), len(record.measurements)
+            facts = {"gpu": record.provenance.gpu, "measurements": total, "verified": good}
+            facts["complete"] = record.complete
+            text = (
+                f"schema {record.schema_version}, {record.provenance.gpu}, {total} measurements, "
+                f"{good} verified and timed, {'complete' if record.complete else 'not complete'}"
+            )
+        found.append({"file": str(file), **facts})
+        if not options.json:
+            print(f"{file}: {text}.")
+    if options.json:
+        print(json.dumps(found, indent=1))
     return 0
+
+
+def _figures(options) -> int:
+    from . import readme
+
+    _check_matplotlib()
+    for name in options.record or results.available():
+        for path in readme.draw(_record(name), options.out):
+            _say(f"wrote {path}")
+    return 0
+
+
+def _check_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise BenchError("The figure needs matplotlib: pip install matplotlib") from None
 
 
 def _readme(options) -> int:
     from . import readme
 
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise BenchError("The figure needs matplotlib: pip install matplotlib") from None
+    _check_matplotlib()
     for path in readme.update(_record(options.record), options.readme):
         _say(f"wrote {path}")
     return 0

@@ -438,9 +438,9 @@ def costs(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> table
 
 
 def headline_image(record: Record, path, *, B: int, work: str = FORWARD) -> str:
-    """Draw time by length, bidirectional and causal side by side, to a PNG; returns its alt text.
+    """Draw time by length, bidirectional and causal side by side; returns the alt text.
 
-    Needs matplotlib.
+    `path` ends in .png or .svg. Needs matplotlib. The same record gives the same file.
     """
     import matplotlib
 
@@ -458,6 +458,7 @@ def headline_image(record: Record, path, *, B: int, work: str = FORWARD) -> str:
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "svg.hashsalt": "book",
     }
     with plt.rc_context(rc):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
@@ -492,7 +493,8 @@ def headline_image(record: Record, path, *, B: int, work: str = FORWARD) -> str:
         axes[0].set_ylabel(f"{style.work_name(work)}, median [ms]")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-        figure.savefig(path, dpi=110, transparent=True, metadata={"Software": None})
+        metadata = {"Date": None} if str(path).endswith(".svg") else {"Software": None}
+        figure.savefig(path, dpi=110, transparent=True, metadata=metadata)
         plt.close(figure)
     shown = time_by_length(record)
     wanted = [a for a in shown.alts.values() if f"B = {B}," in a and a.split(":")[0].endswith(work)]

@@ -70,3 +70,15 @@ def update(record: Record, readme: Path) -> list[Path]:
     tail = rest.split(END)[1]
     readme.write_text(f"{head}{BEGIN}\n{block(record, alt)}\n{END}{tail}", encoding="utf-8")
     return [readme, image]
+
+
+def draw(record: Record, folder: Path) -> list[Path]:
+    """The same figure for each batch, as PNG and SVG, for slides and other pages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for B in headline_batches(record):
+        for kind in ("png", "svg"):
+            path = folder / f"{record.provenance.slug}-b{B}.{kind}"
+            figures.headline_image(record, path, B=B)
+            drawn.append(path)
+    return drawn

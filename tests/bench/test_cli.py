@@ -218,6 +218,29 @@ def test_readme_is_redrawn_between_its_markers(record, tmp_path, capsys):
     assert file.read_text() == "no markers"
 
 
+def test_figures_for_slides(record, tmp_path):
+    path = results.write(record, tmp_path / "gpu.json")
+    assert cli.main(["figures", str(path), "--out", str(tmp_path / "out")]) == 0
+    drawn = sorted((tmp_path / "out").iterdir())
+    assert [p.name for p in drawn] == [
+        f"made-up-gpu-1-b{B}.{kind}" for B in (1, 8) for kind in ("png", "svg")
+    ]
+    assert drawn[1].read_text().startswith("<?xml")
+    before = [p.read_bytes() for p in drawn]
+    assert cli.main(["figures", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert [p.read_bytes() for p in drawn] == before
+    assert cli.main(["figures", "h900", "--out", str(tmp_path / "out")]) == 2
+
+
+def test_check_as_json(record, tmp_path, capsys):
+    import json
+
+    path = results.write(record, tmp_path / "gpu.json")
+    assert cli.main(["check", str(path), "--json"]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert (facts["measurements"], facts["verified"], facts["complete"]) == (96, 88, True)
+
+
 def test_import_is_light():
     """The instruments load no plotting or table library, so that they run on a bare GPU host."""
     code = (
