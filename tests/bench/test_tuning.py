@@ -1,22 +1,30 @@
 """Tuning: candidates, one that kills its process, and the table that comes of it."""
 
 from bench import fresh, tuning
+from bench.roofline import Shape
 from kernels import configs
 
 
 def test_candidates_fit_the_table():
     for kernel, features in tuning.kernels():
-        if features in tuning.SHAPES:
-            tiles = tuning.candidates(features)
+        tiles = tuning.candidates(kernel, features)
+        assert len(set(tiles)) == len(tiles)
+        if (kernel, features) == tuning.CHAIN:
+            assert configs.CHAINED[:2] in tiles
+        else:
             assert configs.HOPPER[kernel, features] in tiles, f"{kernel} was never a candidate"
-            assert len(set(tiles)) == len(tiles)
             assert all(values <= features for _, values, *_ in tiles)
-    assert len(tuning.candidates(64, quick=True)) < len(tuning.candidates(64)) / 2
+    every = tuning.candidates("state_kernel", 64)
+    assert len(tuning.candidates("state_kernel", 64, quick=True)) < len(every) / 2
 
 
 def test_the_call_that_launches_a_kernel():
     assert tuning.work_of("causal_backward_key_kernel") == (True, "forward+backward")
     assert tuning.work_of("state_kernel") == (False, "forward")
+    assert tuning.shape_of("short_kernel", 64).N == 1024
+    assert tuning.shape_of("state_kernel", 64) == Shape(8, 8, 65536)
+    causal = tuning.shape_of("causal_output_kernel", 128)
+    assert causal.causal and causal.B * causal.H == 32
 
 
 def timed(tile, kernel_ms, **changes):
@@ -38,7 +46,7 @@ def test_a_candidate_that_kills_its_process_is_a_row_and_the_rest_go_on(monkeypa
             found.append(timed(tile, kernel_ms=tile[0] / 100))
         return found, None
 
-    monkeypatch.setattr(tuning, "candidates", lambda features, quick: tiles)
+    monkeypatch.setattr(tuning, "candidates", lambda kernel, features, quick: tiles)
     monkeypatch.setattr(fresh, "stream", stream)
     rows = tuning.tune([("state_kernel", 64)], False, lambda text: None)
     assert asked == [4, 2]
@@ -47,6 +55,15 @@ def test_a_candidate_that_kills_its_process_is_a_row_and_the_rest_go_on(monkeypa
     assert tuning.best(rows)["state_kernel", 64]["rows"] == 64
     assert '("state_kernel", 64): (64, 64, 2, 4, 1),' in tuning.lines(rows)
     assert "1 refused" in str(tuning.table(rows, "here"))
+
+
+def test_the_chained_kernel_has_a_shape_of_its_own():
+    row = tuning._row("chained_kernel", 64, (512, 64)) | {"kernel_ms": 0.5, "call_ms": 0.6}
+    rows = [row | {"status": "ok", "reason": None}]
+    assert tuning.work_of("chained_kernel") == (True, "forward")
+    assert tuning.shape_of("chained_kernel", 64) == Shape(8, 8, 65536, causal=True)
+    assert tuning.lines(rows).startswith("CHAINED = Chained(segment=512, rows=64, fewest=")
+    assert "segment 512, rows 64" in str(tuning.table(rows, "here"))
 
 
 def test_wrong_candidates_never_win():
