@@ -156,12 +156,14 @@ def _output(*command: str) -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit, and whether files differ from it; without git, the variable BOOK_COMMIT."""
+    """The commit, and whether files differ from it. The variable BOOK_COMMIT, if set, decides."""
     commit = None
+    if os.environ.get("BOOK_COMMIT"):  # a copy of the files may lie in a repository without it
+        return os.environ["BOOK_COMMIT"], None
     if (ROOT / ".git").exists():  # not the repository of somebody's site-packages
         commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     if commit is None:
-        return os.environ.get("BOOK_COMMIT") or None, None
+        return None, None
     changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!results")
     return commit, None if changes is None else bool(changes)
 
