@@ -157,7 +157,7 @@ def describe(kernel, sass: bool = True) -> Compiled:
     stages = {s: kernel.asm[s] for s in STAGES[:-1] if s in kernel.asm}
     cubin = kernel.asm.get("cubin")
     usage = _usage(cubin) if cubin else (None, None)
-    text = _tool("nvdisasm", "-c", cubin) if cubin and sass else None
+    text = tool("nvdisasm", "-c", cubin) if cubin and sass else None
     if text:
         stages["sass"] = text
     meta = kernel.metadata
@@ -181,7 +181,7 @@ def caught(kernel):
         del kernel.run
 
 
-def _tool(name: str, option: str, cubin: bytes) -> str | None:
+def tool(name: str, option: str, cubin: bytes) -> str | None:
     """The output of one of NVIDIA's tools on a binary; None if it is not there or fails."""
     import triton
 
@@ -201,7 +201,7 @@ def _tool(name: str, option: str, cubin: bytes) -> str | None:
 
 def _usage(cubin: bytes) -> tuple[int | None, int | None]:
     """(registers a thread, bytes of local memory a thread) of a binary, where they can be found."""
-    text = _tool("cuobjdump", "--dump-resource-usage", cubin) or ""
+    text = tool("cuobjdump", "--dump-resource-usage", cubin) or ""
     found = [re.search(rf"{name}:(\d+)", text) for name in ("REG", "STACK", "LOCAL")]
     registers, stack, local = (int(f.group(1)) if f else None for f in found)
     return registers, None if stack is None else stack + (local or 0)

@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 import torch
 
-from . import contenders, fresh, runner
+from . import compiled, contenders, fresh, runner
 from .roofline import FORWARD, FORWARD_BACKWARD, Shape, ideal_bytes, ideal_flops
 from .timing import DeviceClock, Lane, Sampling, race
 
@@ -103,28 +103,8 @@ TELLING += ("ld.shared", "st.shared", "ex2.approx", "bar.sync", "fma.rn", "mul.f
 
 
 def disassemble(cubin: bytes) -> str | None:
-    """SASS of a kernel, by the cuobjdump that comes with Triton; None where that fails."""
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        try:
-            done = subprocess.run(
-                [_cuobjdump(), "-sass", file.name], capture_output=True, text=True, timeout=60
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-    return done.stdout if done.returncode == 0 and done.stdout else None
-
-
-def _cuobjdump() -> str:
-    try:
-        from triton import knobs
-
-        return knobs.nvidia.cuobjdump.path
-    except Exception:
-        return shutil.which("cuobjdump") or "cuobjdump"
+    """SASS of a kernel, by cuobjdump; None where that fails."""
+    return compiled.tool("cuobjdump", "-sass", cubin) or None
 
 
 # ----- compiled kernels -------------------------------------------------------------------------

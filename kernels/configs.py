@@ -59,14 +59,15 @@ class Chained(NamedTuple):
 
     def options(self, device: torch.device) -> dict:
         """How it is compiled: three programs to a multiprocessor; the interpreter has no choice."""
-        return {"num_warps": 4, "maxnreg": 168} if device.type == "cuda" else {}
+        arch, _ = hardware(device)
+        return {"num_warps": 4, "maxnreg": 168} if arch else {}
 
+
+CHAINED = Chained(segment=256, rows=64, fewest=48)
 
 # Up to this many tokens there is one program for each head, and so one launch: issuing more takes
 # the host longer than the GPU needs to run them.
 SHORT = 1024
-
-CHAINED = Chained(segment=256, rows=64, fewest=48)
 
 
 def chained_is_faster(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ it depends on, and the compiled kernel is then called directly.
 from triton.runtime import JITFunction
 
 _ready = {}  # what a launch depends on -> (the compiled kernel on its grid, its other arguments)
-MOST = 4096  # launches that are remembered; then all are forgotten
+MOST = 4096  # things that are remembered; then all are forgotten
 
 
 def launch(kernel, programs: int, tensors: tuple, strides: tuple = (), **named) -> None:

@@ -9,6 +9,7 @@ import triton
 
 from . import bidirectional, causal, configs, decode, reference, short
 from .arguments import LinearAttentionState, check_attention, check_features, check_step
+from .launch import MOST
 
 # Triton decides when its functions are defined; ours have been by now
 INTERPRETED = not isinstance(bidirectional.state_kernel, triton.runtime.JITFunction)
@@ -197,8 +198,8 @@ def linear_attention_step(
     return o.to(dtype), LinearAttentionState(kv, z)
 
 
-_checked = set()  # calls whose arguments are known to be right
-MOST = 4096  # of them; then all are forgotten
+_checked = set()  # calls whose arguments are known to be right, at most MOST of them
+PLAIN = {bool, int, float, str, type(None)}
 
 
 def _call(q, k, v, initial_state, cu_seqlens, options):
@@ -206,6 +207,8 @@ def _call(q, k, v, initial_state, cu_seqlens, options):
     if initial_state is not None or cu_seqlens is not None or type(options[1]) is not str:
         return None
     if not type(q) is type(k) is type(v) is torch.Tensor or torch.compiler.is_compiling():
+        return None
+    if not PLAIN.issuperset(map(type, options)):  # perhaps not even hashable
         return None
     tensors = ((x.shape, x.dtype, x.device, x.layout) for x in (q, k, v))
     return (*tensors, *options, *map(type, options))

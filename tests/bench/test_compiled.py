@@ -81,7 +81,7 @@ def test_without_tools_the_rest_is_still_there(monkeypatch):
         asm = {"ttir": "a", "cubin": b"x"}
         metadata = type("m", (), {"num_warps": 2, "shared": 8})
 
-    monkeypatch.setattr(compiled, "_tool", lambda *a: None)
+    monkeypatch.setattr(compiled, "tool", lambda *a: None)
     found = compiled.describe(kernel)
     assert found == compiled.Compiled({"ttir": "a"}, 2, 8, None, None)
 

@@ -114,6 +114,10 @@ BAD = {
         {"scale": "1"}, TypeError, ["scale must be None or a number", "str"]),
     "scale is a tensor": (
         {"scale": x(1)}, TypeError, ["scale must be None or a number", "Tensor"]),
+    "scale is a list": (
+        {"scale": [1.0]}, TypeError, ["scale must be None or a number", "list"]),
+    "eps is a list": (
+        {"eps": [1e-6]}, TypeError, ["eps must be a number", "list"]),
     "scale is NaN": (
         {"scale": float("nan")}, ValueError, ["scale must be finite", "nan"]),
     "eps is None": (
@@ -266,3 +270,13 @@ def test_numbers_may_be_of_any_real_type():
     want = linear_attention(*inputs, normalize=False, scale=0.5, eps=0.0)
     for scale in (numpy.float32(0.5), numpy.float64(0.5)):
         assert torch.equal(want, linear_attention(*inputs, normalize=False, scale=scale, eps=0))
+
+
+def test_a_call_that_was_right_lets_no_wrong_one_pass():
+    """What was checked once is not checked again; 1 equals True, and yet is no bool."""
+    good = {n: x(1, 2, 8, 16) for n in "qkv"}
+    for _ in range(2):
+        linear_attention(**good, causal=True, eps=1.0)
+    for wrong in ({"causal": 1}, {"eps": True}, {"feature_map": "swish"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            linear_attention(**good, **({"causal": True, "eps": 1.0} | wrong))

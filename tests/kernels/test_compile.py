@@ -1,18 +1,10 @@
 """Every kernel compiles for every GPU it is meant for, and fits into its shared memory.
 
-No GPU is needed: the launchers run on CPU tensors with the launch itself replaced, and what they
-would have launched is compiled ahead of time. That takes a process without the interpreter.
+No GPU is needed, see `ahead`.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import ahead
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # KiB of shared memory that one program may have
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
@@ -47,44 +39,11 @@ CASES = [
 
 PROGRAM = """
 import json, sys
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import ahead
+import torch
 
 arch, D, Dv, dtype, N = json.loads(sys.argv[1])
-TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-         torch.int32: "*i32"}
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
-done = {}
-
-
-def compile_instead(self, *args, grid, warmup, **kwargs):
-    options = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
-    values = dict(zip(self.arg_names, args)) | kwargs
-    assert set(values) == set(self.arg_names), set(values) ^ set(self.arg_names)
-    signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(self.params):
-        value = values[parameter.name]
-        if isinstance(value, torch.Tensor):
-            signature[parameter.name] = TYPES[value.dtype]
-            attributes[(i,)] = [["tt.divisibility", 16]]
-        elif parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[parameter.name] = "constexpr"
-            constants[(i,)] = value
-        elif isinstance(value, int):
-            signature[parameter.name] = "i32"
-            if value % 16 == 0:
-                attributes[(i,)] = [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = "fp32"
-    source = ASTSource(self, signature, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    shared = compiled.metadata.shared
-    name = self.fn.__name__
-    done[name] = max(shared, done.get(name, 0))
-
-
-triton.runtime.JITFunction.run = compile_instead
+compiled = ahead.instead_of_launching(arch)
 
 from kernels import bidirectional, causal, chained, configs, decode, ops, short
 assert not ops.INTERPRETED
@@ -107,20 +66,13 @@ decode.step(
     q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
     "elu", True, 1.0, 1e-6,
 )
-print(json.dumps(done))
+print(json.dumps({n.split('.')[-1]: k.metadata.shared for n, k in compiled.items()}))
 """
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "sm_{}-{}x{}-{}-{}".format(*c))
 def test_every_kernel_compiles_and_fits(case):
-    environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(case)],
-        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    shared = json.loads(done.stdout)
+    shared = ahead.run(PROGRAM, case)
     # the chained kernel takes powers of two, and runs on an H100 only
     assert set(shared) | {"chained_kernel"} == EXPECTED
     too_much = {name: n for name, n in shared.items() if n > SHARED[case[0]] * 1024}

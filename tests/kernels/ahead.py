@@ -1,0 +1,77 @@
+"""Compiling ahead of time: for a GPU that need not be there.
+
+A test's program launches kernels on tensors of the CPU. Each launch is replaced by compiling what
+it would have launched, for the GPU that is asked for. That takes a process of its own, without the
+interpreter:
+
+    shared = ahead.run(PROGRAM, 90, "bfloat16")       # in the test
+
+    compiled = ahead.instead_of_launching(90)         # first in PROGRAM, which may `import ahead`
+    ...                                               # launches
+    print(json.dumps({name: kernel.metadata.shared for name, kernel in compiled.items()}))
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
+
+
+def run(program: str, *arguments):
+    """What a program printed last, read as JSON. It finds the arguments in `sys.argv`, as JSON."""
+    environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(json.dumps, arguments)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def instead_of_launching(arch: int) -> dict:
+    """From now on launches compile for sm_<arch>: {"module.kernel": the largest of its forms}.
+
+    A form is larger if it takes more shared memory. Types, constants and what is known of
+    alignment are those that Triton finds at a launch.
+    """
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    types |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
+    compiled = {}
+
+    def compile_instead(self, *args, grid, warmup, **kwargs):
+        options = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
+        values = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        assert set(values) == set(self.arg_names), set(values) ^ set(self.arg_names)
+        signature, constants, aligned = {}, {}, {}
+        for i, parameter in enumerate(self.params):
+            name, value = parameter.name, values[parameter.name]
+            if isinstance(value, torch.Tensor):
+                signature[name] = types[value.dtype]
+                aligned[(i,)] = [["tt.divisibility", 16]]
+            elif parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+                signature[name], constants[(i,)] = "constexpr", value
+            elif isinstance(value, int):
+                signature[name] = "i32"
+                if value % 16 == 0:
+                    aligned[(i,)] = [["tt.divisibility", 16]]
+            else:
+                signature[name] = "fp32"
+        source = ASTSource(self, signature, constants, aligned)
+        kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+        name = f"{self.fn.__module__}.{self.fn.__name__}"
+        known = compiled.get(name)
+        if known is None or kernel.metadata.shared >= known.metadata.shared:
+            compiled[name] = kernel
+
+    triton.runtime.JITFunction.run = compile_instead
+    return compiled
