@@ -36,7 +36,7 @@ def associativity(n: int = 112, d: int = 36) -> Drawing:
             f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
             'fill-opacity="0.25" stroke="currentColor"/>'
         )
-        text(x + w / 2, y + h / 2 + 6, name, 17 if w > 30 else 13)
+        text(x + w / 2, y + h / 2 + 6, name, 17 if w > 40 or len(name) == 1 else 14)
         text(x + w / 2, y - 9, shape, 14)
 
     def row(top, height, title, items):
@@ -381,7 +381,10 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
             "ticktext": [style.number(d) for d in decades],
             "anchor": "x",
         }
-    source = f"Lines without marks are counted, or predicted from the counted bytes; {study.line}."
+    source = (
+        "Counted: below, the time that the counted bytes would take. All else is measured; the "
+        f"kernel and the copy have no chunk size to choose; {study.line}."
+    )
     return Explorer(
         data,
         layout,
@@ -405,8 +408,8 @@ def _reading(c, N, D, tokens, counted, at_once, in_turn) -> str:
         f"C = {style.length(c)}{name}: {style.length(chunks)} "
         f"{'chunk' if chunks == 1 else 'chunks'}. Pairs take {100 * share:.0f} percent of "
         f"{style.number(tokens * counted.flops / 1e9)}\u00a0·\u00a010⁹ FLOPs. "
-        f"All states together hold {style.number(tokens * counted.state_held / 2**20)}\u00a0MiB, "
-        f"all weights {style.number(tokens * counted.pair_held / 2**20)}\u00a0MiB. "
+        f"All states together hold {tokens * counted.state_held / 2**20:g}\u00a0MiB, "
+        f"all weights {tokens * counted.pair_held / 2**20:g}\u00a0MiB. "
     )
     said = [
         f"{style.number(row['median_ms'])}\u00a0ms {how}"
