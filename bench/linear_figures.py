@@ -382,8 +382,8 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
             "anchor": "x",
         }
     source = (
-        "Counted: below, the time that the counted bytes would take. All else is measured; the "
-        f"kernel and the copy have no chunk size to choose; {study.line}."
+        "At the bottom, counted is the time that the counted bytes would take. All other lines are "
+        f"measured, kernel and copy once and drawn across; {study.line}."
     )
     return Explorer(
         data,
