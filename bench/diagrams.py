@@ -6,6 +6,7 @@ take the text colour of the page, and so fit light and dark.
 
 import html
 from dataclasses import dataclass
+from itertools import pairwise
 
 from . import style
 from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
@@ -62,9 +63,14 @@ def curves(
     x_axis, y_axis = axis | {"title": {"text": x}}, axis | {"title": {"text": y}}
     if log:
         lengths = sorted({n for curve in data for n in curve["x"]})
-        decades = [10.0**e for e in range(-6, 7)]
-        x_axis |= {"type": "log", "tickvals": lengths, "ticktext": [*map(style.length, lengths)]}
-        y_axis |= {"type": "log", "tickvals": decades, "ticktext": [*map(style.number, decades)]}
+        marks = _apart(lengths)
+        decades = range(-9, 10)
+        x_axis |= {"type": "log", "tickvals": marks, "ticktext": [*map(style.length, marks)]}
+        y_axis |= {
+            "type": "log",
+            "tickvals": [10.0**e for e in decades],
+            "ticktext": [*map(_decade, decades)],
+        }
     else:
         y_axis |= {"rangemode": "tozero"}
     layout = {
@@ -78,6 +84,23 @@ def curves(
     }
     texts = {str(i): alt for i, alt in enumerate(alts)}
     return Figure(data, layout, texts, [Switch(switch, list(panels))], {}, source)
+
+
+def _apart(lengths: list) -> list:
+    """Those that labels fit under: the last, and before it what is over half a usual step away."""
+    steps = sorted(b / a for a, b in pairwise(lengths))
+    kept = lengths[-1:]
+    for n in reversed(lengths[:-1]):
+        if kept[0] / n > steps[len(steps) // 2] ** 0.5:
+            kept.insert(0, n)
+    return kept
+
+
+def _decade(e: int) -> str:
+    """10 to the e, short enough for the left margin."""
+    if -4 < e < 5:
+        return style.number(10.0**e)
+    return "10" + str(e).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def programs(visits: dict[int, list], *, source: str = "") -> Figure:

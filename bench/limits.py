@@ -279,7 +279,10 @@ def table(rows: list[dict], line: str) -> tables.Table:
         unit = UNITS[r["kind"]]
 
         def with_unit(value, unit=unit):
-            return "–" if value is None else f"{style.number(value)}{unit}"
+            if value is None:
+                return "–"
+            text = f"{value:,.0f}" if unit == UNITS["crossover"] else style.number(value)
+            return f"{text}{unit}"
 
         against = style.number(r["against_ms"])
         if r["kind"] not in ("floor",) and r["against"]:
@@ -300,4 +303,10 @@ def table(rows: list[dict], line: str) -> tables.Table:
             notes[i, 7] = r["reason"]
     columns = ["work", "shape", "time [ms]", "floor or other [ms]"]
     columns += ["reached", "must", "aim", "met"]
-    return tables.Table(columns, cells, f"{line}.", notes, words=("shape",))
+    return tables.Table(
+        columns,
+        cells,
+        f"What was reached; {line}.",
+        notes,
+        words=("work", "shape", columns[3], "met"),
+    )

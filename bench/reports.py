@@ -11,13 +11,27 @@ from .tables import Table
 class Report(list):
     """Tables and sentences that are shown one below the other; `part(i)` shows some of them."""
 
+    open = None  # how many a page shows at once, None: all; the others open on a click
+
     def part(self, *which: int) -> "Report":
         return Report(self[i] for i in which if i < len(self))
 
+    def folded(self, shown: int) -> "Report":
+        """The same with all but the first few behind a heading that opens."""
+        report = Report(self)
+        report.open = shown
+        return report
+
     def _repr_html_(self) -> str:
-        return "\n".join(
+        parts = [
             x._repr_html_() if isinstance(x, Table) else f"<p>{html.escape(x)}</p>" for x in self
-        )
+        ]
+        shown = len(parts) if self.open is None else self.open
+        first, rest = "\n".join(parts[:shown]), "\n".join(parts[shown:])
+        if not rest:
+            return first
+        heading = f"The other {len(parts) - shown} tables" if shown else "The tables"
+        return f"{first}\n<details><summary>{heading}</summary>{rest}</details>"
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self))

@@ -43,13 +43,13 @@ class Table:
     def _cell(self, i: int, j: int, text: str) -> str:
         note = self.notes.get((i, j))
         title = f' title="{html.escape(note)}"' if note else ""
-        if j == 0:
-            return f'<th scope="row"{title}>{html.escape(text)}</th>'
         style = (
             ' style="white-space: normal; text-align: left"'
             if self.columns[j] in self.words
             else ""
         )
+        if j == 0:
+            return f'<th scope="row"{title}{style}>{html.escape(text)}</th>'
         return f"<td{title}{style}>{html.escape(text)}</td>"
 
     def markdown(self) -> str:

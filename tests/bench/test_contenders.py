@@ -146,6 +146,18 @@ def test_the_report_of_the_field(record, tmp_path):
     assert report.part(0, 99) == [longest]
 
 
+def test_a_folded_report_hides_what_does_not_come_first():
+    from bench import reports
+
+    report = reports.Report(["one", "two", "three"])
+    page = report.folded(1)._repr_html_()
+    shown, hidden = page.split("<details>")
+    assert "one" in shown and "two" not in shown
+    assert "The other 2 tables" in hidden and "three" in hidden
+    assert "<details" not in report.folded(3)._repr_html_()
+    assert report.folded(1) == report and "<details" not in report._repr_html_()
+
+
 def test_candidates_are_compiled_ahead_only_for_those_that_tune(monkeypatch):
     from bench import fresh, precompile
 

@@ -35,6 +35,17 @@ def test_curves_are_valid_and_switch(log):
         assert figure.layout["xaxis"]["ticktext"] == ["512", "1K", "2K"]
 
 
+def test_labels_of_logarithmic_axes_have_room():
+    lengths = [2**e for e in (12, 14, 16, 26, 27)]  # a usual step is two octaves
+    curve = diagrams.Curve("ours", lengths, [1e-6] * 5, "book")
+    layout = diagrams.curves({"": [curve]}, x="N", y="ms", alts=[""], log=True).layout
+    assert layout["xaxis"]["ticktext"] == ["4K", "16K", "64K", "128M"]
+    assert len(layout["xaxis"]["tickvals"]) == 4
+    decades = dict(zip(layout["yaxis"]["tickvals"], layout["yaxis"]["ticktext"], strict=True))
+    assert (decades[1e-6], decades[0.001], decades[1000.0]) == ("10⁻⁶", "0.001", "1000")
+    assert max(map(len, decades.values())) <= 5
+
+
 def test_programs_show_who_loads_what():
     once = [[[True, True]], [[False, False]]]
     twice = [[[True, False]], [[True, False]]]

@@ -120,7 +120,9 @@ def test_word_columns_are_set_to_the_left_and_numbers_to_the_right():
     left = ' style="white-space: normal; text-align: left"'
     assert f'<th scope="col"{left}>idea</th>' in page
     assert '<th scope="col" style="white-space: normal">ms</th>' in page
-    assert f"<td{left}>an idea</td><td>1.5</td>" in page
+    assert f'<th scope="row">a</th><td{left}>an idea</td><td>1.5</td>' in page
+    wrapped = tables.Table(["step"], [["a long name"]], words=("step",))._repr_html_()
+    assert f'<th scope="row"{left}>a long name</th>' in wrapped
     assert table.markdown().splitlines()[1] == "|---|---|--:|"
     assert str(table).splitlines()[0] == "step  idea      ms"
 
