@@ -217,6 +217,7 @@ def output_kernel(
     # [output-kernel:end]
 
 
+# [backward-query-kernel:begin]
 @triton.jit
 def backward_query_kernel(
     q,  # [B, H, N, D]
@@ -293,8 +294,10 @@ def backward_query_kernel(
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(dstates + offs_d[:, None] * DV + offs_dv[None, :], ds, keep_s)
     tl.store(dstates + D * DV + tile * D + offs_d, tl.sum(dz, axis=0), offs_d < D)
+    # [backward-query-kernel:end]
 
 
+# [backward-key-kernel:begin]
 @triton.jit
 def backward_key_kernel(
     k,  # [B, H, N, D]
@@ -349,6 +352,7 @@ def backward_key_kernel(
         b_dv = tl.dot(fk, ds, input_precision=PRECISION)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_k, FULL)
         store_tile(dv + rows[:, None] * DV + offs_dv[None, :], b_dv, keep_v, FULL)
+    # [backward-key-kernel:end]
 
 
 def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, skip=None):

@@ -130,6 +130,7 @@ def causal_output_kernel(
     # [causal-output-kernel:end]
 
 
+# [causal-backward-query-kernel:begin]
 @triton.jit
 def causal_backward_query_kernel(
     q,  # [B, H, N, D]
@@ -231,8 +232,10 @@ def causal_backward_query_kernel(
         st = tl.dot(b_vt.to(OPERAND), fk, st, input_precision=PRECISION)
         if NORMALIZE:
             z = tl.dot(ones, fk, z, input_precision=PRECISION)
+    # [causal-backward-query-kernel:end]
 
 
+# [causal-backward-key-kernel:begin]
 @triton.jit
 def causal_backward_key_kernel(
     q,  # [B, H, N, D]
@@ -349,6 +352,7 @@ def causal_backward_key_kernel(
             tl.sum(dz, axis=0),
             (offs_d < D) & (part == 0) & once,
         )
+    # [causal-backward-key-kernel:end]
 
 
 def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, weights=None):
