@@ -304,8 +304,17 @@ def once(contender: str, work: str, **shape) -> dict:
     return {}
 
 
-def counters(shape: Shape, work: str, contender: str = "book", timeout_s: float = 120.0):
-    """Rows of hardware counters by kernel, or one row that says why there are none."""
+def counters(
+    shape: Shape,
+    work: str,
+    contender: str = "book",
+    timeout_s: float = 120.0,
+    module: str = __name__,
+):
+    """Rows of hardware counters by kernel, or one row that says why there are none.
+
+    What is counted is whatever `module.once` launches between its cudaProfilerStart and Stop.
+    """
     import json
     import os
 
@@ -320,7 +329,7 @@ def counters(shape: Shape, work: str, contender: str = "book", timeout_s: float 
     path = os.pathsep.join(filter(None, [str(fresh.ROOT), os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
-            [*command, __name__, "once", arguments],
+            [*command, module, "once", arguments],
             capture_output=True,
             text=True,
             timeout=timeout_s,

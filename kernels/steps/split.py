@@ -91,12 +91,15 @@ def number_of_parts(heads, N, device):
     # [parts:end]
 
 
-def partial_states(k, v, parts):
-    """States [parts, B * H, D * Dv + D] float32 of k [B, H, N, D] and v [B, H, N, Dv]."""
+def partial_states(k, v, parts, share=None):
+    """States [parts, B * H, D * Dv + D] float32 of k [B, H, N, D] and v [B, H, N, Dv].
+
+    `share` is the rows of a part, in whole blocks; without it all parts together just reach N.
+    """
     B, H, N, D = k.shape
     DV = v.shape[-1]
     states = torch.empty((parts, B * H, D * DV + D), dtype=torch.float32, device=k.device)
-    share = triton.cdiv(triton.cdiv(N, parts), BLOCK_N) * BLOCK_N  # in whole blocks
+    share = share or triton.cdiv(triton.cdiv(N, parts), BLOCK_N) * BLOCK_N
     state_kernel[(B * H, parts)](
         k, v, states, *k.stride(), *v.stride(), N=N, H=H, share=share, D=D, DV=DV,
         BLOCK_N=BLOCK_N, BLOCK_D=block(D), BLOCK_DV=block(DV),
