@@ -1,0 +1,127 @@
+"""The ladder of the chapter "Optimization journey": every step is right where it says so."""
+
+import ahead
+import pytest
+import torch
+from oracle import ON_GPU, TOLERANCE, assert_close, randn, truth
+
+from kernels.steps import fences
+from kernels.steps.journey import STEPS, named, passes
+
+NAN, SENTINEL = float("nan"), -7777.0
+DTYPES = [torch.float32, torch.bfloat16] if ON_GPU else [torch.float32]
+KERNELS = [step for step in STEPS if step.kernels]
+ANY_N = [step for step in STEPS if step.rows == 1]
+
+
+def qkv(N, D=64, B=1, H=2, dtype=torch.float32):
+    return tuple(randn(B, H, N, D, dtype=dtype, seed=i) for i in range(3))
+
+
+def assert_right(step, q, k, v, **options):
+    o = step.forward(q, k, v, **options)
+    assert o.dtype == v.dtype and o.shape == v.shape
+    assert_close(step.name, o, truth(q, k, v)[0], TOLERANCE[q.dtype])
+
+
+def runs_here(step):
+    """Too many stages fail on a GPU; the interpreter has no shared memory to run out of."""
+    return not (ON_GPU and step.name == "too-deep")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("step", [s for s in STEPS if runs_here(s)], ids=lambda s: s.name)
+def test_every_step_is_right(step, dtype):
+    assert_right(step, *qkv(256, B=2, dtype=dtype))
+
+
+@pytest.mark.parametrize("step", [s for s in STEPS if runs_here(s)], ids=lambda s: s.name)
+def test_every_step_is_right_for_the_least_number_of_rows(step):
+    assert_right(step, *qkv(max(step.rows, 16)))
+
+
+@pytest.mark.parametrize("N", [1, 63, 100])
+@pytest.mark.parametrize("step", ANY_N, ids=lambda s: s.name)
+def test_some_steps_are_right_for_any_number_of_rows(step, N):
+    assert_right(step, *qkv(N))
+
+
+@pytest.mark.parametrize("step", KERNELS, ids=lambda s: s.name)
+def test_steps_stay_inside_their_tensors(step):
+    if not runs_here(step):
+        pytest.skip("it needs more shared memory than there is")
+    N = max(step.rows, 100 if step.rows == 1 else 64)
+    q, k, v = qkv(N)
+    out = fences.fenced(torch.full_like(v, NAN), 64, SENTINEL)
+    o = step.forward(*(fences.fenced(x, 64, NAN) for x in (q, k, v)), out=out)
+    assert o.data_ptr() == out.data_ptr()
+    assert (fences.fence(out) == SENTINEL).all()
+    assert_close(step.name, o, truth(q, k, v)[0], TOLERANCE[q.dtype])
+
+
+@pytest.mark.parametrize("name", ["split", "fused", "masks", "columns", "looped", "whole-waves"])
+@pytest.mark.parametrize("part", [64, 192])
+def test_any_length_of_a_part_is_right(name, part, monkeypatch):
+    monkeypatch.setattr(passes, "PART", part)
+    assert_right(named(name), *qkv(640))
+
+
+def test_nan_is_not_swallowed():
+    for step in STEPS:
+        if runs_here(step):
+            q, k, v = qkv(256)
+            k[0, 0, 5, 3] = NAN
+            assert torch.isnan(step.forward(q, k, v)[0, 0]).all(), step.name
+
+
+def test_parts_fill_whole_waves():
+    device, tile = torch.device("cpu"), passes.Tile(rows=64, resident=2)
+    assert passes.parts(tile, 10**6, 4, device) == 8 * 2 // 4  # the interpreter pretends to have 8
+    assert passes.parts(tile, 100, 4, device) == 2
+    assert passes.parts(tile, 10**6, 100, device) == 1
+    assert passes.parts(passes.Tile(), 65536, 4, device) == 65536 // passes.PART
+
+
+def test_the_ladder_has_no_gaps():
+    from bench import listings
+
+    names = [step.name for step in STEPS]
+    assert len(set(names)) == len(names)
+    for i, step in enumerate(STEPS):
+        assert step.before in (names[:i] if i else [None])
+        assert all(listings.region(*region) for region in step.regions)
+
+
+COMPILE = """
+import json, sys
+import ahead
+import torch
+
+arch, dtype, names = map(json.loads, sys.argv[1:])
+compiled = ahead.instead_of_launching(arch)
+from kernels.steps.journey import named
+
+x = torch.zeros(2, 2, 512, 64, dtype=getattr(torch, dtype))
+found = {}
+for name in names:
+    compiled.clear()
+    named(name).forward(x, x, x)
+    found[name] = max(kernel.metadata.shared for kernel in compiled.values())
+print(json.dumps(found))
+"""
+
+
+ALL = [step.name for step in KERNELS]
+CASES = [
+    (75, "float32", 64, ["rows", "split", "fused", "columns", "reciprocal"]),
+    (80, "bfloat16", 163, ["tensor-cores", "fused", "columns", "wide", "too-deep"]),
+    (90, "bfloat16", 227, ALL),
+]
+
+
+@pytest.mark.parametrize("arch, dtype, limit, names", CASES, ids=["T4", "A100", "H100"])
+def test_steps_compile_and_fit(arch, dtype, limit, names):
+    """In a process without the interpreter; no GPU is needed."""
+    shared = ahead.run(COMPILE, arch, dtype, names)
+    too_much = {name for name, n in shared.items() if n > limit * 1024}
+    assert too_much == {"too-deep"} & set(names), shared
