@@ -1,0 +1,69 @@
+"""The benchmark clinic without a GPU: the wrong ways are wrong as the page says."""
+
+import math
+
+import pytest
+import torch
+
+from bench import hardware, studies, timing
+from bench.studies import clinic
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Small tensors on the CPU; a host's clock in place of the device's."""
+
+    def right_ms(*calls, quick=False):
+        lanes = [timing.Lane(call) for call in calls]
+        timing.race(lanes, timing.HostClock(), timing.Sampling(1, 1, 0.0, 0))
+        for lane in lanes:
+            if lane.failure is not None:
+                raise lane.failure
+        return [lane.percentile(50) for lane in lanes]
+
+    monkeypatch.setattr(clinic, "DEVICE", "cpu")
+    monkeypatch.setattr(clinic, "right_ms", right_ms)
+    monkeypatch.setattr(clinic, "LARGE", 2**13)
+    monkeypatch.setattr(clinic, "SIDE", 64)
+    monkeypatch.setattr(clinic, "SMALL_SHAPE", (1, 1, 32, 16))
+    monkeypatch.setattr(clinic.hardware, "default_dtype", lambda: torch.float16)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(clinic.time, "sleep", lambda s: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: None)
+    for name in ("time_with_events", "time_with_tuning", "time_a_few", "time_asynchronous"):
+        monkeypatch.setattr(clinic, name, lambda call: call() is not None and 0.5)
+    monkeypatch.setattr(clinic.tuned, "add", lambda x, y: x + y)
+
+
+def test_every_case_gives_a_row(on_cpu):
+    rows = clinic.measure(True, lambda text: None)
+    assert [r["case"] for r in rows] == [c.__name__ for c in clinic.CASES]
+    assert all(r["status"] == "ok" and math.isfinite(r["factor"]) for r in rows), rows
+    studies.Study("clinic", hardware.Provenance("", "", "", "", "", ""), rows)
+
+
+def test_a_case_that_fails_leaves_the_others(on_cpu, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(clinic.torch, "matmul", fail)
+    rows = {r["case"]: r for r in clinic.measure(True, lambda text: None)}
+    assert rows["drift"]["status"] == "failed" and "out of memory" in rows["drift"]["reason"]
+    assert rows["unverified"]["status"] == "ok"
+
+
+def test_the_check_that_lets_nan_pass():
+    want = torch.arange(8.0)
+    got = want.clone()
+    got[5] = float("nan")
+    assert clinic.looks_right(got, want)  # the fault that the page shows
+    got[5] = 9.0
+    assert not clinic.looks_right(got, want)
+
+
+def test_an_expanded_tensor_is_counted_as_if_it_were_stored():
+    x = torch.zeros(64, 1024, dtype=torch.float16)
+    y = torch.zeros(1, 1024, dtype=torch.float16).expand(64, 1024)
+    moved = 2 * x.nbytes
+    assert clinic.bandwidth_of_an_add(x, y, 1.0) * 1e9 == 1.5 * moved
