@@ -6,7 +6,7 @@ import torch
 from oracle import GRADIENT, ON_GPU, TOLERANCE, assert_close, randn, relative_error, truth
 
 from kernels.steps import fences
-from kernels.steps.backward import by_hand, joined, keys, missing, normalized, plain, saved
+from kernels.steps.backward import by_hand, centred, joined, keys, missing, normalized, plain, saved
 
 DTYPES = [torch.float32, torch.bfloat16] if ON_GPU else [torch.float32]
 NAN, SENTINEL = float("nan"), -7777.0
@@ -95,6 +95,20 @@ def test_kernels_are_right(N, dtype):
     assert_gradients(got, wanted(q, k, v, do), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_centring_changes_no_gradient(mean, dtype):
+    q, k, v, do = inputs(300, 64, 32, dtype=dtype, mean=mean if dtype == torch.float32 else 1.0)
+    state = joined.state_of(k, v)
+    got = joined.backward(q, k, v, state, do, centred)
+    want = wanted(q, k, v, do)
+    if mean < 100:
+        assert_gradients(got, want, dtype)
+    # where the mean is large, what is not centred loses most of dq, in float32 too
+    plainly = joined.backward(q, k, v, state, do)[0]
+    assert relative_error(got[0], want[0]) < 2 * relative_error(plainly, want[0]) + 1e-6
+
+
 @pytest.mark.parametrize("D, Dv", [(16, 64), (64, 16), (32, 32)])
 def test_kernels_take_other_powers_of_two(D, Dv):
     q, k, v, do = inputs(70, D, Dv)
@@ -146,7 +160,7 @@ def room(x):
     return fences.fenced(torch.full_like(x, NAN), 64, SENTINEL)
 
 
-@pytest.mark.parametrize("module", [plain, normalized, missing, saved])
+@pytest.mark.parametrize("module", [plain, normalized, centred, missing, saved])
 def test_the_query_pass_stays_inside_its_tensors(module, monkeypatch):
     q, k, v, do = inputs(100)
     state = joined.state_of(k, v)
@@ -193,12 +207,13 @@ import torch
 
 arch, dtype = map(json.loads, sys.argv[1:])
 compiled = ahead.instead_of_launching(arch)
-from kernels.steps.backward import joined, missing
+from kernels.steps.backward import centred, joined, missing
 
 x = torch.zeros(2, 2, 128, 64, dtype=getattr(torch, dtype))
 state, d = torch.zeros(4, 64 * 64 + 64), torch.zeros(2, 2, 128)
 joined.backward(x, x, x, state, x)
 joined.backward(x, x, x, state, x, missing)
+joined.backward(x, x, x, state, x, centred)
 joined.backward_saved(x, x, x, state, x, d, x)
 joined.backward_plain(x, x, x, state, x, 0.125)
 print(json.dumps({name: kernel.metadata.shared for name, kernel in compiled.items()}))
@@ -210,5 +225,7 @@ def test_they_compile_and_fit(arch, dtype, limit):
     """For a T4 and an H100, in a process without the interpreter; no GPU is needed."""
     shared = ahead.run(COMPILE, arch, dtype)
     ours = {n.rsplit(".", 1)[0] for n in shared if ".backward." in n}
-    assert ours == {module.__name__ for module in (plain, normalized, missing, saved, keys)}
+    assert ours == {
+        module.__name__ for module in (plain, normalized, centred, missing, saved, keys)
+    }
     assert max(shared.values()) <= limit * 1024
