@@ -55,6 +55,7 @@ class Measurement:
     floor_ms: float | None = None  # a copy of the same bytes, in the same run
     error: float | None = None  # largest relative error against float64
     verified: str | None = None  # what was compared with what
+    host_included: bool | None = None  # True: the times count the host too, see timing.py
     unsteady: bool | None = None  # True: `spread` above STEADY, raced again alone, and still above
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -77,8 +78,8 @@ class Measurement:
                 raise ValueError(f"status is {self.status!r} but there is no reason")
             if any(t is not None for t in times):
                 raise ValueError(f"status is {self.status!r} but there is a time")
-            if self.unsteady:
-                raise ValueError(f"status is {self.status!r} but it is called unsteady")
+            if self.unsteady or self.host_included:
+                raise ValueError(f"status is {self.status!r} but it is called unsteady or slow to issue")
 
     @property
     def ok(self) -> bool:

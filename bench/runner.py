@@ -243,6 +243,7 @@ def measure(
             }
             if lane.spread > results.STEADY:
                 fact["unsteady"] = True
+            fact |= lane.marks
     return facts
 
 

@@ -7,7 +7,7 @@ from . import contenders, style
 from .results import STEADY, Measurement, Record
 from .roofline import FORWARD
 
-UNSTEADY = "†"
+UNSTEADY, HOST = "†", "‡"
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,18 @@ def cell(m: Measurement | None) -> str:
         return "–"
     if not m.ok:
         return m.status.replace("_", " ")
-    return style.number(m.median_ms) + (UNSTEADY if m.spread > STEADY else "")
+    marks = (UNSTEADY if m.spread > STEADY else "") + (HOST if m.host_included else "")
+    return style.number(m.median_ms) + marks
 
 
 def footnote(rows: list[list[str]]) -> str:
-    """What the mark of an unsteady time means, to follow a caption; nothing where there is none."""
-    if not any(UNSTEADY in text for row in rows for text in row):
-        return ""
-    return f" {UNSTEADY} Unsteady: its 80th percentile is more than {STEADY} times its 20th."
+    """What the marks of times mean, to follow a caption; nothing where there is none."""
+    said = {
+        UNSTEADY: f"Unsteady: its 80th percentile is more than {STEADY} times its 20th.",
+        HOST: "With the time of the host, which is too long to be hidden.",
+    }
+    there = [mark for mark in said if any(mark in text for row in rows for text in row)]
+    return "".join(f" {mark} {said[mark]}" for mark in there)
 
 
 def note(m: Measurement) -> str:
@@ -202,6 +206,8 @@ def note(m: Measurement) -> str:
     )
     if m.host_ms is not None:
         text += f"; the host needs {style.number(m.host_ms)} ms to issue it"
+    if m.host_included:
+        text += ", and is counted"
     if m.unsteady:
         text += "; unsteady, also when raced again alone"
     return text

@@ -12,6 +12,10 @@ A sample of one contender is
   where `host_ms` is the larger one, a program that makes one call after another waits for the host.
 - A sample in which the host was slower than the hold measured Python after all: it is thrown away,
   and taken again with a longer hold.
+- Some hosts cannot be hidden: one that needs longer than the longest hold, or one that launches
+  more than the queue of the device takes, about a thousand kernels. All samples of such a call are
+  thrown away and taken without a hold. They count host and device together, `Lane.host_included`
+  says so, and every record and table marks them.
 - Contenders take turns (A B C A B C), so that a drift of clocks or temperature meets all of them.
 """
 
@@ -54,6 +58,7 @@ class Lane:
     device_ms: list[float] = field(default_factory=list)
     host_ms: list[float] = field(default_factory=list)
     failure: Exception | None = None
+    host_included: bool = False  # the device times count what the host needed too
 
     def percentile(self, percent: float) -> float:
         """A percentile of the device times, in ms."""
@@ -65,6 +70,11 @@ class Lane:
         return self.percentile(80) / max(self.percentile(20), 1e-6)
 
     @property
+    def marks(self) -> dict:
+        """What a row of a study has to say beside the times: {"host_included": True} or nothing."""
+        return {"host_included": True} if self.host_included else {}
+
+    @property
     def host_median_ms(self) -> float:
         """Median time in which the host issued the call, in ms."""
         return float(np.median(self.host_ms))
@@ -74,7 +84,8 @@ class DeviceClock:
     """Takes one sample of a call on the current CUDA device.
 
     `sample(call, host_ms)` returns (device ms, host ms). `host_ms` is how long the host is expected
-    to need to issue the call, and `hold_ms(host_ms)` how long the stream is then held.
+    to need to issue the call, and `hold_ms(host_ms)` how long the stream is then held. With
+    `hold=False` it is not, and the first of the two counts host and device together.
     """
 
     FLUSH_FACTOR = 4  # the buffer is this many times the L2
@@ -101,9 +112,10 @@ class DeviceClock:
     def hold_ms(self, host_ms: float) -> float:
         return min(self.HOLD_LIMIT_MS, 0.1 + 1.5 * host_ms)
 
-    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+    def sample(self, call: Call, host_ms: float = 0.0, hold: bool = True) -> tuple[float, float]:
         self.buffer.zero_()
-        torch.cuda._sleep(int(self.hold_ms(host_ms) * self.cycles_per_ms))
+        if hold:
+            torch.cuda._sleep(int(self.hold_ms(host_ms) * self.cycles_per_ms))
         self.start.record()
         begin = time.perf_counter()
         call()
@@ -131,10 +143,10 @@ class GraphClock(DeviceClock):
         super().__init__()
         self.graphs = {}  # call -> its graph; they hold the memory of their results
 
-    def sample(self, call: Call, host_ms: float = 0.0) -> tuple[float, float]:
+    def sample(self, call: Call, host_ms: float = 0.0, hold: bool = True) -> tuple[float, float]:
         if call not in self.graphs:
             self.graphs[call] = self._capture(call)
-        return super().sample(self.graphs[call].replay, host_ms)
+        return super().sample(self.graphs[call].replay, host_ms, hold)
 
     @staticmethod
     def _capture(call: Call):
@@ -218,12 +230,12 @@ class HostClock:
 
 MARGIN = 0.9  # the share of the hold in which the host has to be done
 MOST_RETAKES = 20  # samples of one lane that are taken again, so that a race always ends
+STRIKES = 3  # outlasted samples in a row at the longest hold: more than a hiccup of the host
 
 
 def outlasted(clock, expected_ms: float, host_ms: float) -> bool:
-    """Whether the host needed longer than the hold, and a longer hold would have been possible."""
-    held_ms = clock.hold_ms(expected_ms)
-    return host_ms > MARGIN * held_ms and clock.hold_ms(host_ms) > held_ms
+    """Whether the host needed longer than the hold that was chosen for `expected_ms`."""
+    return host_ms > MARGIN * clock.hold_ms(expected_ms)
 
 
 def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
@@ -231,12 +243,16 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
 
     A lane whose call raises keeps the exception in `failure` and leaves; the others go on.
     A sample whose hold the host outlasted is taken again, with the longest host time seen so far.
+    Where the longest hold does not help, or too many were tried, the lane begins anew without one
+    and says so in `host_included`: no sample is kept that measured a part of the host.
     Raises DeviceLost from the failure after which the device answers no more.
     """
 
     def attempt(lane, host_ms):
         try:
             with lane.context():
+                if lane.host_included:
+                    return clock.sample(lane.call, host_ms, hold=False)
                 return clock.sample(lane.call, host_ms)
         except Exception as problem:
             lane.failure = problem
@@ -258,15 +274,34 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
         expected_host_ms.append(host_ms)
 
     retakes = [MOST_RETAKES] * len(lanes)
-    for turn in range(max(counts, default=0)):
-        for i, lane in enumerate(lanes):
-            if turn >= counts[i] or lane.failure is not None:
-                continue
-            taken = attempt(lane, expected_host_ms[i])
-            while taken and retakes[i] and outlasted(clock, expected_host_ms[i], taken[1]):
+
+    def take(i):
+        """A sample of lane i that counts, or None where its call raised."""
+        lane, strikes = lanes[i], 0
+        taken = attempt(lane, expected_host_ms[i])
+        while taken and not lane.host_included and outlasted(clock, expected_host_ms[i], taken[1]):
+            held_ms = clock.hold_ms(expected_host_ms[i])
+            expected_host_ms[i] = max(expected_host_ms[i], taken[1])
+            strikes += clock.hold_ms(expected_host_ms[i]) <= held_ms
+            if retakes[i] and strikes < STRIKES:
                 retakes[i] -= 1
-                expected_host_ms[i] = max(expected_host_ms[i], taken[1])
-                taken = attempt(lane, expected_host_ms[i])
+            else:
+                lane.host_included = True
+                lane.device_ms.clear()
+                lane.host_ms.clear()
+            taken = attempt(lane, expected_host_ms[i])
+        return taken
+
+    while True:
+        wanting = [
+            i
+            for i, lane in enumerate(lanes)
+            if lane.failure is None and len(lane.device_ms) < counts[i]
+        ]
+        if not wanting:
+            return
+        for i in wanting:
+            taken = take(i)
             if taken is not None:
-                lane.device_ms.append(taken[0])
-                lane.host_ms.append(taken[1])
+                lanes[i].device_ms.append(taken[0])
+                lanes[i].host_ms.append(taken[1])

@@ -140,4 +140,5 @@ def _measure(form, shape, chunk, tensors, true, clock, sampling) -> dict:
         "spread": lane.spread,
         "samples": len(lane.device_ms),
         "host_ms": lane.host_median_ms,
+        **lane.marks,
     }

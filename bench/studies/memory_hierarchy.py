@@ -67,7 +67,7 @@ class Bench:
             return facts | _failed(lane.failure or RuntimeError("no sample"))
         ms = lane.percentile(50)
         times = {"median_ms": ms, "p20_ms": lane.percentile(20), "p80_ms": lane.percentile(80)}
-        return facts | {"status": "ok"} | times | {"samples": len(lane.device_ms)}
+        return facts | {"status": "ok"} | times | {"samples": len(lane.device_ms)} | lane.marks
 
     def large(self, nbytes: int) -> int:
         """So many bytes, or what fits into a third of the free memory; a power of two."""

@@ -304,6 +304,7 @@ def one_length(rows: Rows, contender: Contender, N: int, work: str) -> dict:
             "reserved_bytes": reserved,
             "inputs_bytes": narrow,
             "error": error,
+            **lane.marks,
         }
     except Exception as problem:
         return {"status": _status(problem), "reason": one_line(problem)}

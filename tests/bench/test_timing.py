@@ -47,8 +47,8 @@ class LeakyClock:
     def lost(self):
         return False
 
-    def sample(self, call, host_ms=0.0):
-        self.held.append(self.hold_ms(host_ms))
+    def sample(self, call, host_ms=0.0, hold=True):
+        self.held.append(self.hold_ms(host_ms) if hold else 0.0)
         host = next(self.hosts)
         return max(1.0, host - self.held[-1] + 1.0), host
 
@@ -126,21 +126,49 @@ def test_the_margin_of_the_hold():
     assert not timing.outlasted(HostClock(), 1.0, 1e9), "a clock without a hold takes nothing again"
 
 
-def test_work_longer_than_the_longest_hold_is_kept():
+def test_a_host_slower_than_the_longest_hold_is_never_counted_in_part():
+    """A planted host of 50 ms behind a device of 1 ms: neither 1 ms nor 50 - 20 is its time."""
     clock = LeakyClock(itertools.repeat(50.0))
     lane = Lane(lambda: None)
     race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert lane.host_included
     assert lane.host_ms == [50.0] * 3
-    assert len(clock.held) == 1 + 3
+    assert lane.device_ms == [51.0] * 3, "host and device, one after the other"
+    assert clock.held == [0.1, *[20.0] * 3, *[0.0] * 3], "warm-up, longest hold, then without"
+
+
+def test_a_hiccup_of_the_host_is_taken_again():
+    clock = LeakyClock([0.1, 0.1, 60.0, 60.0, 0.1, 0.1])
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert not lane.host_included
+    assert lane.device_ms == [1.0] * 3
+
+
+def test_a_host_that_becomes_slow_throws_the_earlier_samples_away():
+    clock = LeakyClock([0.1, 0.1, *[60.0] * 9])
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert lane.host_included
+    assert lane.device_ms == [61.0] * 3
+
+
+def test_a_host_within_the_hold_is_not_marked():
+    clock = LeakyClock(itertools.repeat(10.0))
+    lane = Lane(lambda: None)
+    race([lane], clock, Sampling(3, 3, 1.0, 1))
+    assert not lane.host_included
+    assert lane.device_ms == [1.0] * 3
 
 
 def test_retakes_end_also_where_the_host_only_gets_slower():
-    clock = LeakyClock(1.1**i * 1e-3 * 3**i for i in itertools.count())
+    clock = LeakyClock(3.3**i for i in itertools.count())
     clock.LIMIT_MS = float("inf")
     lane = Lane(lambda: None)
     race([lane], clock, Sampling(5, 5, 1.0, 1))
     assert len(lane.device_ms) == 5
-    assert len(clock.held) == 1 + 5 + timing.MOST_RETAKES
+    assert lane.host_included
+    assert len(clock.held) == 1 + 1 + timing.MOST_RETAKES + 5, "warm-up, tries, without"
 
 
 def test_a_retake_that_raises_ends_the_lane():
@@ -198,6 +226,25 @@ def test_a_slow_host_is_not_counted_as_device_time():
 
 
 @needs_gpu
+@pytest.mark.parametrize(("host_ms", "launches"), [(60, 1), (0, 3000)])
+def test_a_host_that_cannot_be_hidden_is_said_to_be_counted(host_ms, launches):
+    """Slower than the longest hold, or more launches than the queue of the device takes."""
+    x = torch.zeros(1000, device="cuda")
+
+    def call():
+        end = time.perf_counter() + host_ms / 1e3
+        while time.perf_counter() < end:
+            pass
+        for _ in range(launches):
+            x.add_(1)
+
+    lane = Lane(call)
+    race([lane], DeviceClock(), Sampling(5, 5, 1.0, 1))
+    assert lane.host_included
+    assert lane.percentile(50) > 0.9 * lane.host_median_ms
+
+
+@needs_gpu
 def test_inputs_do_not_come_from_the_cache():
     """A buffer that fits into the L2 is read at the speed of memory, not of the cache."""
     nbytes = torch.cuda.get_device_properties(0).L2_cache_size // 2
@@ -251,7 +298,7 @@ def test_a_call_is_captured_once_and_then_replayed(monkeypatch):
     clock = timing.GraphClock.__new__(timing.GraphClock)  # without a GPU
     clock.graphs = {}
     monkeypatch.setattr(timing.GraphClock, "_capture", staticmethod(capture))
-    monkeypatch.setattr(DeviceClock, "sample", lambda self, call, host_ms: (call(), 0.1)[::-1])
+    monkeypatch.setattr(DeviceClock, "sample", lambda self, call, *_: (call(), 0.1)[::-1])
     one, two = (lambda: 1), (lambda: 2)
     for call in (one, two, one, one):
         clock.sample(call)
