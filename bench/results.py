@@ -79,7 +79,9 @@ class Measurement:
             if any(t is not None for t in times):
                 raise ValueError(f"status is {self.status!r} but there is a time")
             if self.unsteady or self.host_included:
-                raise ValueError(f"status is {self.status!r} but it is called unsteady or slow to issue")
+                raise ValueError(
+                    f"status is {self.status!r} but it is called unsteady or slow to issue"
+                )
 
     @property
     def ok(self) -> bool:

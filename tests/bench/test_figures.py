@@ -195,5 +195,24 @@ def test_claims_say_whether_they_held_and_where(record):
     assert "Recorded on Made-up GPU 1" in page
     assert claims.claim("A", False, "", record).verdict == "Did not hold"
     assert claims.claim("A", None, "", record).verdict == "Not decided"
-    assert claims.made[-3] is held
     assert "[HELD] A < B" in repr(held)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected", "verdict", "surprising"),
+    [
+        (True, True, "Held", False),
+        (False, True, "Did not hold", True),
+        (False, False, "Did not hold, as expected", False),
+        (True, False, "Held, against expectation", True),
+        (False, None, "Did not hold", False),
+        (None, True, "Not decided", False),
+        (None, False, "Not decided", False),
+    ],
+)
+def test_a_claim_may_be_expected_to_fail(record, condition, expected, verdict, surprising):
+    claim = claims.claim("A", condition, "", record, expected=expected)
+    assert claim.verdict == verdict
+    assert claim.surprising is surprising
+    assert f"{verdict}: A" in claim._repr_html_()
+    assert claim.facts()["surprising"] is surprising

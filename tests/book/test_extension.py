@@ -16,6 +16,8 @@ pytest.importorskip("jupyter_book", reason="the book's own packages are not inst
 from book_ext import execution, repository
 from sphinx.errors import ExtensionError
 
+from bench.claims import Claim
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["kernels/steps/a.py", "bench/b.py", "results/c.json", "chapters/puzzles/p.py"]
 MACHINE = {"torch": "2", "triton": "3", "gpu": None}
@@ -180,3 +182,62 @@ def test_a_failing_cell_fails_the_build(tmp_path):
     run = build(tmp_path, {"good": "# Good\n", "bad": bad})
     assert run.returncode != 0
     assert "ZeroDivisionError" in next(tmp_path.glob("_build/html/reports/**/*.log")).read_text()
+
+
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+def stated(*claims: Claim) -> str:
+    """A page that states claims."""
+    boxes = "".join(f"display(HTML({c._repr_html_()!r}))\n" for c in claims)
+    return f"# Page\n\n```{{code-cell}} python\nfrom IPython.display import HTML\n{boxes}```\n"
+
+
+@pytest.fixture(scope="module")
+def claimed(tmp_path_factory):
+    """A book with claims, built twice: the second time from the outputs of the first execution."""
+    root = tmp_path_factory.mktemp("claims")
+    held = Claim("Less <is> faster", True, "1 < 2", "Recorded.", H100, live=False)
+    lesson = Claim("φ is free", False, "3 > 2", "Recorded.", H100, False, expected=False)
+    elsewhere = Claim("It holds there", False, "no", "Live.", "Another GPU", live=True)
+    pages = {
+        "claims": "# Claims\n\n```{claims}\n```\n",
+        "one": stated(held, lesson),
+        "two": stated(elsewhere),
+    }
+    first = build(root, pages)
+    assert first.returncode == 0, first.stdout + first.stderr
+    shutil.rmtree(root / "_build/.doctrees")
+    again = build(root, pages)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Executing" not in again.stdout
+    return root
+
+
+def test_all_claims_are_on_one_page(claimed):
+    text = page(claimed, "claims")
+    assert "3 claims on 2 pages: 1 did not hold, 1 did not hold, as expected, 1 held." in text
+    assert "Less &lt;is&gt; faster" in text and "1 &lt; 2" in text
+    assert f"{H100}, recorded" in text and "Another GPU, live" in text
+    links = re.findall(r'href="(one|two)\.html#(claim-\w+)"', text)
+    assert len(links) == 3
+    for name, anchor in links:
+        assert f'id="{anchor}"' in page(claimed, name)
+
+
+def test_what_fails_on_recorded_h100_data_fails_the_build(tmp_path):
+    facts = {"held": False, "evidence": "3 > 2", "source": "", "gpu": H100, "live": False}
+    changes = {
+        "recorded": {},
+        "live": {"live": True},
+        "elsewhere": {"gpu": "Tesla T4"},
+        "undecided": {"held": None},
+        "a lesson": {"expected": False},
+        "a goal": {"expected": None},
+        "a lesson that is none": {"held": True, "expected": False},
+    }
+    claims = [Claim(**(facts | {"sentence": name} | change)) for name, change in changes.items()]
+    run = build(tmp_path, {"one": "# One\n", "two": stated(*claims)})
+    assert run.returncode != 0
+    warned = re.findall(r"two.*: claim on recorded data: (.*?) \(3 > 2\)", run.stderr)
+    assert warned == ["Did not hold: recorded", "Held, against expectation: a lesson that is none"]
