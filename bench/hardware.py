@@ -156,10 +156,14 @@ def _output(*command: str) -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit, and whether files differ from it. The variable BOOK_COMMIT, if set, decides."""
+    """The commit, and whether files differ from it.
+
+    A copy of the files may lie where git does not know them. Whoever sets the variable BOOK_COMMIT
+    says that these are the files of that commit, unchanged.
+    """
     commit = None
-    if os.environ.get("BOOK_COMMIT"):  # a copy of the files may lie in a repository without it
-        return os.environ["BOOK_COMMIT"], None
+    if os.environ.get("BOOK_COMMIT"):
+        return os.environ["BOOK_COMMIT"], False
     if (ROOT / ".git").exists():  # not the repository of somebody's site-packages
         commit = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     if commit is None:

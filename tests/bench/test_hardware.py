@@ -31,7 +31,7 @@ def test_commit_without_git(monkeypatch):
     monkeypatch.delenv("BOOK_COMMIT", raising=False)
     assert hardware._commit() == (None, None)
     monkeypatch.setenv("BOOK_COMMIT", "abc123")
-    assert hardware._commit() == ("abc123", None)
+    assert hardware._commit() == ("abc123", False)
 
 
 def test_commit_is_not_that_of_another_repository(monkeypatch, tmp_path):
