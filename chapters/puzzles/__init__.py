@@ -4,18 +4,28 @@
     check("normalizer", kernel)     # a kernel that was written in a cell of the notebook
 
 Each puzzle is two files: a stub, and its solution, which only adds lines to it.
+
+Some puzzles have a `Budget` beside being right: bytes, counted in the interpreter, and on a GPU the
+speed, as a share of the library's.
 """
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import triton
 from torch.nn.functional import scaled_dot_product_attention
 
+from bench import fresh, timing
+from bench.style import number
+from bench.traffic import traffic
+from kernels import bidirectional, configs
 from kernels.feature_maps import FEATURE_MAPS
+from kernels.launch import launch
 from kernels.steps.fences import fence, fenced
 
 HERE = Path(__file__).parent
@@ -67,6 +77,18 @@ def compare(got, want, name="o") -> Verdict:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a right kernel may still cost: bytes at `shapes`, and time at `large` on a GPU."""
+
+    shapes: tuple  # of the inputs whose bytes are counted
+    ideal: Callable  # (*inputs) -> bytes that have to be loaded or stored
+    most: float  # times as many are allowed
+    large: tuple  # of the inputs, in bfloat16, that are timed
+    library: Callable  # (*inputs) -> a call of the library's kernel for as much work
+    share: float  # of its speed that is asked for
+
+
+@dataclass(frozen=True)
 class Puzzle:
     """How to launch a puzzle's kernel, what it should return, and on which inputs.
 
@@ -79,6 +101,7 @@ class Puzzle:
     result: str  # what the tensor is called
     entry: str = "kernel"  # the name of the kernel, or function, in the puzzle's file
     fenced: bool = True  # whether a fence stands behind the result
+    budget: Budget | None = None  # for what is right
 
 
 def phi(x):
@@ -220,6 +243,78 @@ def launch_long_rows(kernel, x):
     return out[:, 0]
 
 
+PART = 512  # rows of a part, in the puzzles that have parts
+
+
+def shares(N):
+    """How many parts N rows are cut into, at most 8, and how many rows each has."""
+    parts = min(8, configs.cdiv(N, PART))
+    return parts, configs.cdiv(configs.cdiv(N, parts), BLOCK_N) * BLOCK_N
+
+
+def state_of(q):
+    """Some state [heads, D * D + D] for queries [heads, N, D]: the same for every N."""
+    heads, _, D = q.shape
+    generator = torch.Generator().manual_seed(1)
+    return (torch.rand(heads, D * D + D, generator=generator) + 0.5).to(q.device, torch.float32)
+
+
+def launch_output_pass(kernel, q):
+    heads, N, D = q.shape
+    o = unwritten(heads, N, D) if q.dtype == torch.float32 else torch.empty_like(q)
+    parts, share = shares(N)
+    kernel[(heads, parts)](q=q, states=state_of(q), o=o, N=N, share=share, eps=1e-6, D=D,
+                           BLOCK_N=BLOCK_N)  # fmt: skip
+    return o
+
+
+def output_pass(q):
+    """o = φ(q) S / (φ(q)·z + eps) [heads, N, D] in float64."""
+    heads, _, D = q.shape
+    state = state_of(q).double()
+    s, z = state[:, : D * D].reshape(heads, D, D), state[:, D * D :, None]
+    return phi(q) @ s / (phi(q) @ z + 1e-6)
+
+
+def library_output(q):
+    """A call of the library's output pass for q [heads, N, D]."""
+    q, state = q[None], state_of(q)
+    _, heads, N, D = q.shape
+    o = torch.empty_like(q)
+    tile, parts = configs.plan("output_kernel", q, D, heads, None)
+    return lambda: launch(
+        bidirectional.output_kernel, heads * parts, (q, o, state, None), q.stride(), N=N, H=heads,
+        parts=parts, scale=1.0, eps=1e-6, GROUP=1, NORMALIZE=True,
+        **configs.constants(tile, q, D, "elu", None),
+    )  # fmt: skip
+
+
+def launch_two_maps(kernel, k, v):
+    heads, N, D = k.shape
+    parts, share = shares(N)
+    checked = k.dtype == torch.float32  # and else timed
+    room = unwritten if checked else partial(torch.empty, device=DEVICE)
+    states = room(parts, heads, 2, D, D)
+    kernel[(heads, parts)](k=k, v=v, states=states, N=N, share=share, D=D, BLOCK_N=BLOCK_N)
+    if parts == 1 or not checked:
+        return states
+    return fenced(states.sum(0, keepdim=True), BLOCK_N, FENCE)
+
+
+def two_maps(k, v):
+    """[1, heads, 2, D, D]: the states under elu + 1 and relu, summed over all parts."""
+    return torch.stack([phi(k).mT @ v, k.relu().mT @ v], dim=1)[None]
+
+
+def library_state(k, v):
+    """A call of the library's state pass for k, v [heads, N, D], under one map."""
+    k, v = k[None], v[None]
+    _, heads, _, D = k.shape
+    tile, parts = configs.plan("state_kernel", k, D, heads, None)
+    states = k.new_empty((parts, 1, heads, D * D + D), dtype=torch.float32)
+    return lambda: bidirectional.launch_state(k, v, states, tile, "elu", None)
+
+
 PUZZLES = {
     "merge_parts": Puzzle(
         launch=lambda merge, q, k, v: merge(*parts_of(q, k, v)),
@@ -344,6 +439,42 @@ PUZZLES = {
         cases=(((1, 64),), ((2, 256),), ((3, 100),), ((2, 7),), ((1, 1000),)),
         result="out",
     ),
+    "output_pass": Puzzle(
+        launch=launch_output_pass,
+        truth=output_pass,
+        cases=(((1, 64, 16),), ((2, 128, 32),), ((2, 100, 32),), ((3, 700, 16),), ((1, 1, 16),)),
+        result="o",
+        budget=Budget(
+            shapes=((2, 1024, 32),),
+            # q and o once, and for each part of 512 rows a state
+            ideal=lambda q: 2 * q.nbytes + 2 * state_of(q).nbytes,
+            most=1.05,
+            large=((64, 32768, 64),),
+            library=library_output,
+            share=0.6,
+        ),
+    ),
+    "two_maps": Puzzle(
+        launch=launch_two_maps,
+        truth=two_maps,
+        cases=(
+            ((1, 64, 16), (1, 64, 16)),
+            ((2, 128, 32), (2, 128, 32)),
+            ((2, 100, 32), (2, 100, 32)),
+            ((2, 700, 16), (2, 700, 16)),
+            ((1, 3, 16), (1, 3, 16)),
+        ),
+        result="states",
+        budget=Budget(
+            shapes=((2, 1024, 16), (2, 1024, 16)),
+            # k and v once, and for each part of 512 rows two states
+            ideal=lambda k, v: k.nbytes + v.nbytes + 2 * 2 * 2 * 16 * 16 * 4,
+            most=1.05,
+            large=((64, 32768, 64), (64, 32768, 64)),
+            library=library_state,
+            share=0.5,
+        ),
+    ),
 }
 
 
@@ -364,6 +495,7 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
     `<name>.py`, or of the solution.
     """
     puzzle = PUZZLES[name]
+    given = kernel is not None
     if kernel is None:
         kernel = load(f"{name}_solution" if solution else name)
     generator = torch.Generator().manual_seed(0)
@@ -382,4 +514,64 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
         if puzzle.fenced and (fence(got) != FENCE).any():
             words = f"wrong: it writes behind the end of {puzzle.result}"
             return Verdict(False, f"{name}, input {sizes}:\n  {words}")
-    return Verdict(True, f"{name}: right on all {len(puzzle.cases)} inputs")
+    found = Verdict(True, f"{name}: right on all {len(puzzle.cases)} inputs")
+    if puzzle.budget is None:
+        return found
+    verdicts = [found, frugal(name, kernel, given, solution)]
+    if verdicts[-1] and DEVICE == "cuda":
+        verdicts.append(fast(puzzle, kernel))
+    return Verdict(all(verdicts), "\n".join(v.words for v in verdicts))
+
+
+def some_inputs(shapes, dtype=torch.float32, device=DEVICE):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=generator).to(device, dtype) for s in shapes]
+
+
+def count(name: str, solution: bool = False, kernel=None) -> dict:
+    """{"bytes": those that a puzzle's kernel moves, "ideal": those that it has to}."""
+    budget = PUZZLES[name].budget
+    kernel = kernel or load(f"{name}_solution" if solution else name)
+    inputs = some_inputs(budget.shapes)
+    moved = traffic(lambda: PUZZLES[name].launch(kernel, *inputs)).total
+    return {"bytes": moved, "ideal": budget.ideal(*inputs)}
+
+
+def frugal(name: str, kernel, given: bool, solution: bool) -> Verdict:
+    """Whether a right kernel keeps to its bytes."""
+    if DEVICE == "cpu":
+        found = count(name, kernel=kernel)
+    elif given:
+        return Verdict(True, "  bytes: not counted; on a GPU that needs the kernel in its file")
+    else:  # a process of its own, in which Triton interprets
+        path = os.pathsep.join(map(str, (HERE.parent, HERE.parent.parent)))
+        without = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+        asked = {"name": name, "solution": solution}
+        found = fresh.call("puzzles", "count", asked, **without)
+        if "failed" in found:
+            return Verdict(False, f"  bytes: could not be counted: {found['failed']}")
+    ratio = found["bytes"] / found["ideal"]
+    most = PUZZLES[name].budget.most
+    words = f"{number(ratio)} times the ideal {found['ideal']:,}, allowed are {most}"
+    kind = "within the budget" if ratio <= most else "too many"
+    return Verdict(ratio <= most, f"  bytes {kind}: {words}")
+
+
+def fast(puzzle: Puzzle, kernel) -> Verdict:
+    """Whether a right kernel has its share of the library's speed on this GPU."""
+    budget = puzzle.budget
+    if torch.cuda.get_device_capability() < (8, 0):
+        return Verdict(True, "  speed: not asked for on a GPU without bfloat16")
+    inputs = some_inputs(budget.large, torch.bfloat16)
+    lanes = [
+        timing.Lane(lambda: puzzle.launch(kernel, *inputs)),
+        timing.Lane(budget.library(*inputs)),
+    ]
+    timing.race(lanes, timing.DeviceClock(), timing.QUICK)
+    for lane in lanes:
+        if lane.failure is not None:
+            return Verdict(False, f"  speed: it does not run at {budget.large}: {lane.failure}")
+    share = lanes[1].percentile(50) / lanes[0].percentile(50)
+    kind = "enough" if share >= budget.share else "too low"
+    words = f"{number(share)} of the library's, asked for are {budget.share}"
+    return Verdict(share >= budget.share, f"  speed {kind}: {words}")

@@ -92,6 +92,32 @@ WRONG = [
     ("long_rows", "tl.exp(b_x - new)", "tl.exp(b_x)", "should be"),
     ("long_rows", "        largest = new\n", "", "should be"),
     ("long_rows", "largest + tl.log", "tl.log", "should be"),
+    ("output_pass", "(1.0 / below)", "below", "should be"),
+    ("output_pass", "axis=1) + eps", "axis=0) + eps", "does not run"),
+    ("output_pass", "rows[:, None] < last", "rows[:, None] >= 0", "writes behind"),
+    ("output_pass", "fq.to(b_s.dtype), b_s", "b_q, b_s", "should be"),
+    ("output_pass", "range(first, last, BLOCK_N)", "range(first, last - BLOCK_N, BLOCK_N)", "nan"),
+    ("output_pass", "states + D * D + offs_d", "states + offs_d", "should be"),
+    ("two_maps", "tl.maximum(b_k, 0.0)", "b_k", "should be"),
+    ("two_maps", "states + D * D + at_s, b_relu", "states + at_s, b_relu", "should be"),
+    ("two_maps", "b_k = tl.load(k + at, keep, 0.0)", "b_k = tl.load(v + at, keep, 0.0)", "should"),
+    ("two_maps", "b_v = tl.load(v + at, keep, 0.0)", "b_v = tl.load(v + at)", "should be"),
+    ("two_maps", "tl.trans(elu), b_v, b_elu", "tl.trans(elu), b_v, b_relu", "should be"),
+]
+# right, but dearer than allowed: what stands there instead
+DEAR = [
+    (
+        "output_pass",
+        "        rows = n + offs_n\n",
+        "        rows = n + offs_n\n"
+        "        b_s = tl.load(states + offs_d[:, None] * D + offs_d[None, :])\n"
+        "        b_s = b_s.to(q.dtype.element_ty)\n",
+    ),
+    (
+        "two_maps",
+        "relu = tl.maximum(b_k, 0.0)",
+        "relu = tl.maximum(tl.load(k + at, keep, 0.0), 0.0)",
+    ),
 ]
 
 
@@ -146,6 +172,46 @@ def test_wrong_answers_are_rejected(name, right, wrong, word, tmp_path):
     verdict = puzzles.check(name, kernel_of(name, changed, tmp_path / "wrong.py"))
     assert not verdict
     assert word in verdict.words
+
+
+@pytest.mark.parametrize("name, right, wrong", DEAR)
+def test_too_many_bytes_are_rejected(name, right, wrong, tmp_path):
+    text = solution(name)
+    assert text.count(right) == 1
+    kernel = kernel_of(name, text.replace(right, wrong), tmp_path / "dear.py")
+    verdict = puzzles.check(name, kernel)
+    assert not verdict
+    assert "right on all" in verdict.words and "bytes too many" in verdict.words
+
+
+def test_a_frugal_solution_says_what_it_moves():
+    verdict = puzzles.check("two_maps", solution=True)
+    assert verdict and "bytes within the budget: 1 times the ideal" in verdict.words
+
+
+def test_on_a_gpu_bytes_are_counted_in_another_process(monkeypatch):
+    monkeypatch.setattr(puzzles, "DEVICE", "cuda")
+    verdict = puzzles.frugal("two_maps", None, given=False, solution=True)
+    assert verdict and "1 times the ideal" in verdict.words
+    assert "not counted" in puzzles.frugal("two_maps", None, given=True, solution=False).words
+
+
+@pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
+def test_speed_is_a_share_of_the_librarys(times, good, monkeypatch):
+    """As on a GPU: `times` are those of the kernel and of the library's."""
+    monkeypatch.setattr(puzzles.torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(puzzles.timing, "DeviceClock", lambda: None)
+
+    def race(lanes, clock, sampling):
+        for lane, ms in zip(lanes, times, strict=True):
+            lane.device_ms.append(ms)
+
+    monkeypatch.setattr(puzzles.timing, "race", race)
+    budget = puzzles.PUZZLES["output_pass"].budget
+    small = puzzles.Budget(**{**vars(budget), "large": ((1, 64, 64),)})
+    puzzle = puzzles.Puzzle(**{**vars(puzzles.PUZZLES["output_pass"]), "budget": small})
+    verdict = puzzles.fast(puzzle, puzzles.load("output_pass_solution"))
+    assert bool(verdict) is good and "of the library's" in verdict.words
 
 
 @pytest.mark.parametrize("name", puzzles.PUZZLES)
