@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("jupyter_book", reason="the book's own packages are not installed")
 
 from book_ext import execution, repository
+from books import build
 from sphinx.errors import ExtensionError
 
 from bench.claims import Claim
@@ -21,10 +22,6 @@ from bench.claims import Claim
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["kernels/steps/a.py", "bench/b.py", "results/c.json", "chapters/puzzles/p.py"]
 MACHINE = {"torch": "2", "triton": "3", "gpu": None}
-HEADER = (
-    "---\njupytext:\n  text_representation:\n    extension: .md\n    format_name: myst\n"
-    "kernelspec:\n  name: python3\n  display_name: Python 3\n---\n"
-)
 FIGURE = '<div class="book-plotly"><script type="application/json">{"data": []}</script></div>'
 
 
@@ -89,35 +86,6 @@ def test_the_other_kernels_package_is_refused(checkout):
 )
 def test_address_of_the_repository(remote, address):
     assert repository.web_address(remote) == address
-
-
-def build(root: Path, pages: dict[str, str], **environment: str) -> subprocess.CompletedProcess:
-    """Build a book of these pages, with this book's settings, extension and assets."""
-    shutil.copy(ROOT / "_config.yml", root)
-    for name in ("_ext", "assets"):
-        shutil.copytree(ROOT / "chapters" / name, root / "chapters" / name, dirs_exist_ok=True)
-    shutil.copy(ROOT / "chapters/references.bib", root / "chapters")
-    (root / "kernels").mkdir(exist_ok=True)
-    (root / "kernels/__init__.py").write_text("")
-    for name, text in pages.items():
-        (root / "chapters" / f"{name}.md").write_text(HEADER + text)
-    first, *others = pages
-    chapters = "".join(f"- file: chapters/{name}\n" for name in others)
-    (root / "_toc.yml").write_text(
-        f"format: jb-book\nroot: chapters/{first}\nchapters:\n{chapters}"
-    )
-    command = [
-        Path(sys.executable).parent / "jupyter-book",
-        "build",
-        root,
-        "-W",
-        "--keep-going",
-        "-n",
-    ]
-    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return subprocess.run(
-        command, env=clean | environment, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope="module")

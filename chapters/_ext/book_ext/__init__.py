@@ -2,16 +2,17 @@
 
 `execution` sets the environment that chapters run in and where their outputs are cached,
 `assets` serves scripts from installed packages, only where a page needs them,
-`repository` finds where the book's source lives, and
-`claims` lists the claims of all pages on one.
+`repository` finds where the book's source lives,
+`claims` lists the claims of all pages on one, and
+`notebooks` writes each page with code as a notebook that Colab can run.
 """
 
 from __future__ import annotations
 
-from . import assets, claims, execution, repository
+from . import assets, claims, execution, notebooks, repository
 
 
 def setup(app) -> dict:
-    for part in (execution, assets, repository, claims):
+    for part in (execution, assets, repository, claims, notebooks):
         part.connect(app)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,153 @@
+"""Run the book's notebooks as a stranger would, in an environment like Colab's.
+
+    python .ci/notebooks.py [NOTEBOOK ...]
+
+Without a name all of `_build/html/notebooks` are run, each from an empty folder outside the
+checkout, with its clone step pointed at this repository, by a Python that finds what Colab has
+(GIVEN and what that needs) and nothing else of the book's. On a machine with a GPU they use it.
+The notebooks with their outputs are left in `_build/notebooks`, also that of one that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "_build/html/notebooks"
+RESULTS = ROOT / "_build/notebooks"
+GIVEN = ("torch", "triton", "numpy", "pandas", "matplotlib", "plotly", "ipywidgets", "ipykernel")
+CELL_S = 600
+SET_BY_THE_BUILD = ("TRITON_INTERPRET", "PYTHONPATH", "BOOK_FOLDER", "BOOK_LIVE_RECORD")
+
+
+def closure(names) -> dict[str, metadata.Distribution]:
+    """The installed packages of these names, and all that they need."""
+    found: dict[str, metadata.Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # needed elsewhere: on another system, or by an extra
+        found[name] = package
+        for line in package.requires or ():
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": ""}):
+                waiting.append(need.name.lower().replace("_", "-"))
+    return found
+
+
+def environment(folder: Path) -> Path:
+    """Make a Python that finds GIVEN, what that needs, and pip; return its executable.
+
+    The packages are links to this environment's, in a folder of their own, so that pip, which
+    installs beside them, never removes or changes one.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    links = folder / "given"
+    links.mkdir()
+    for package in closure((*GIVEN, "pip")).values():
+        for top in {file.parts[0] for file in package.files or ()}:
+            source = Path(package.locate_file(top))
+            if top != ".." and not top.endswith(".pth") and top != "__pycache__":
+                target = links / top
+                if source.exists() and not target.exists():
+                    target.symlink_to(source.resolve())
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "given.pth").write_text(f"{links}\n")
+    return folder / "bin/python"
+
+
+def finds(python: Path, module: str) -> bool:
+    """Whether that Python can import a module."""
+    code = f"import importlib.util as u; raise SystemExit(u.find_spec({module!r}) is None)"
+    return subprocess.run([python, "-c", code], env=clean(), cwd="/").returncode == 0
+
+
+def clean() -> dict[str, str]:
+    """The environment variables of a stranger."""
+    kept = {k: v for k, v in os.environ.items() if k not in SET_BY_THE_BUILD}
+    return kept | {"PYTHONNOUSERSITE": "1", "BOOK_REPOSITORY_URL": str(ROOT)}
+
+
+def run(path: Path, python: Path) -> tuple[str, float, str | None]:
+    """(name, seconds, None or what went wrong) of one notebook, from an empty folder."""
+    name = str(path.relative_to(NOTEBOOKS) if path.is_relative_to(NOTEBOOKS) else path.name)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    begin, problem = time.monotonic(), None
+    with tempfile.TemporaryDirectory(prefix="colab-") as folder:
+        spec = Path(folder, "jupyter/kernels/stranger")
+        spec.mkdir(parents=True)
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        facts = {"argv": argv, "display_name": "stranger", "language": "python"}
+        (spec / "kernel.json").write_text(json.dumps(facts))
+        work = Path(folder, "content")
+        work.mkdir()
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_S,
+            kernel_name="stranger",
+            resources={"metadata": {"path": str(work)}},
+        )
+        client.create_kernel_manager()
+        client.km.kernel_spec_manager.kernel_dirs = [str(spec.parent)]
+        try:
+            client.execute(env=clean())
+        except CellExecutionError as error:
+            problem = str(error)
+        except Exception as error:  # the kernel died, or a cell took too long
+            problem = f"{type(error).__name__}: {error}"
+    result = RESULTS / name
+    result.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, result)
+    return name, time.monotonic() - begin, problem
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", nargs="*", type=Path)
+    parser.add_argument("--jobs", type=int, default=0, help="notebooks at a time")
+    options = parser.parse_args()
+    paths = options.notebook or sorted(NOTEBOOKS.rglob("*.ipynb"))
+    if not paths:
+        sys.exit(f"There are no notebooks in {NOTEBOOKS}: run `make book` first.")
+    if not (ROOT / ".git").exists():
+        sys.exit("The notebooks clone this folder, and it is no git repository.")
+    python = environment(ROOT / "_build/colab")
+    if finds(python, "myst_nb") or finds(python, "pytest") or not finds(python, "torch"):
+        sys.exit(f"{python} does not have what Colab has, and no more.")
+    # Where a GPU is measured, one at a time: they would disturb each other's times.
+    gpu = shutil.which("nvidia-smi") is not None
+    failed = 0
+    with ThreadPoolExecutor(options.jobs or (1 if gpu else 2)) as pool:
+        for name, seconds, problem in pool.map(lambda path: run(path, python), paths):
+            print(f"{name}: {'failed' if problem else 'ran'} in {seconds:.0f} s", flush=True)
+            if problem:
+                failed += 1
+                print(problem, flush=True)
+    print(f"{len(paths) - failed} of {len(paths)} notebooks ran; they are in {RESULTS}.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
