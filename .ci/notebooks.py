@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,10 @@ NOTEBOOKS = ROOT / "_build/html/notebooks"
 RESULTS = ROOT / "_build/notebooks"
 GIVEN = ("torch", "triton", "numpy", "pandas", "matplotlib", "plotly", "ipywidgets", "ipykernel")
 CELL_S = 600
+# A role, a fence with a directive, a target, an attribute: what plain Markdown has not.
+RAW = re.compile(
+    r"\{[\w:+-]+\}`|^[:`]{3,}\s*\{.*|^\([\w-]+\)=$|^:{3,}|<glue:.*|^:\w+:.*", re.MULTILINE
+)
 SET_BY_THE_BUILD = ("TRITON_INTERPRET", "PYTHONPATH", "BOOK_FOLDER", "BOOK_LIVE_RECORD")
 
 
@@ -89,11 +94,25 @@ def clean() -> dict[str, str]:
     return kept | {"PYTHONNOUSERSITE": "1", "BOOK_REPOSITORY_URL": str(ROOT)}
 
 
+def raw_myst(notebook) -> list[str]:
+    """What a converter overlooked in the text of a notebook: roles, directives, targets."""
+    found = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            text = re.sub(r"^(```+)\w*$.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+            text = re.sub(r"(?<!\})(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+            found += RAW.findall(text)
+    return found
+
+
 def run(path: Path, python: Path) -> tuple[str, float, str | None]:
     """(name, seconds, None or what went wrong) of one notebook, from an empty folder."""
     name = str(path.relative_to(NOTEBOOKS) if path.is_relative_to(NOTEBOOKS) else path.name)
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
+    if raw_myst(notebook):
+        return name, 0.0, f"MyST is left in its text: {raw_myst(notebook)}"
     begin, problem = time.monotonic(), None
     with tempfile.TemporaryDirectory(prefix="colab-") as folder:
         spec = Path(folder, "jupyter/kernels/stranger")
@@ -128,7 +147,7 @@ def main() -> int:
     parser.add_argument("notebook", nargs="*", type=Path)
     parser.add_argument("--jobs", type=int, default=0, help="notebooks at a time")
     options = parser.parse_args()
-    paths = options.notebook or sorted(NOTEBOOKS.rglob("*.ipynb"))
+    paths = [path.resolve() for path in options.notebook] or sorted(NOTEBOOKS.rglob("*.ipynb"))
     if not paths:
         sys.exit(f"There are no notebooks in {NOTEBOOKS}: run `make book` first.")
     if not (ROOT / ".git").exists():

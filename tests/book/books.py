@@ -24,7 +24,9 @@ def build(root: Path, pages: dict[str, str], **environment: str) -> subprocess.C
     (root / "kernels").mkdir(exist_ok=True)
     (root / "kernels/__init__.py").write_text("")
     for name, text in pages.items():
-        (root / "chapters" / f"{name}.md").write_text(HEADER + text)
+        page = root / "chapters" / f"{name}.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(HEADER + text)
     first, *others = pages
     chapters = "".join(f"- file: chapters/{name}\n" for name in others)
     (root / "_toc.yml").write_text(

@@ -140,8 +140,8 @@ def read_cells(env, page: str) -> list[tuple[int, str, list[str]]]:
 
 
 FETCH = """\
-# Run this cell first. It fetches the book's code, installs what is missing without
-# touching PyTorch and Triton, and says what the GPU here allows.
+# Run this cell first. It fetches the book's code, installs what is missing
+# without touching PyTorch and Triton, and says what the GPU here allows.
 import os
 import subprocess
 import sys
@@ -149,7 +149,8 @@ import sys
 COMMIT = "{commit}"
 ADDRESS = "{url}"
 SOURCE = os.environ.get("BOOK_REPOSITORY_URL", ADDRESS)
-FOLDER = os.environ.setdefault("BOOK_FOLDER", os.path.abspath("book-" + COMMIT[:7]))
+OWN = os.path.abspath(f"book-{COMMIT[:7]}")
+FOLDER = os.environ.setdefault("BOOK_FOLDER", OWN)
 if not os.path.exists(FOLDER):
     subprocess.run(["git", "clone", "--quiet", SOURCE, FOLDER], check=True)
     checkout = ["git", "-C", FOLDER, "checkout", "--quiet", COMMIT]
@@ -172,7 +173,7 @@ def setup_cell(page: str, place) -> str:
     ask = "" if place.url else ASK
     return (
         FETCH.replace("if not os.path", f"{ask}if not os.path", 1)
-        .replace("{commit}", place.commit or "HEAD")
+        .replace("{commit}", place.commit or "HEAD", 1)
         .replace("{url}", place.url or "")
         .replace("{folder}", posixpath.dirname(page))
         .rstrip()
@@ -401,7 +402,10 @@ class Writer:
     def entry(self, node) -> str:
         text = " ".join(self.children(node).split())
         # A bar ends a column, also within code and math.
-        return re.sub(r"(?<!\\)\|", lambda m: r"\|", text)
+        parts = re.split(r"((?<!\\)\$.*?\$)", text)
+        parts[1::2] = [part.replace("|", r"\vert ") for part in parts[1::2]]
+        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        return "".join(parts)
 
     def block_transition(self, node) -> str:
         return "---"

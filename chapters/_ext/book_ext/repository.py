@@ -70,11 +70,12 @@ def find(root=ROOT) -> Place:
 
 
 def git(root, *arguments: str) -> str:
+    """What git answers; nothing where it has no answer, or is not installed."""
     try:
         run = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
     except FileNotFoundError:
         return ""
-    return run.stdout.strip()
+    return run.stdout.strip() if run.returncode == 0 else ""
 
 
 def web_address(remote: str) -> str | None:
