@@ -14,6 +14,7 @@ from .feature_maps import phi
 from .launch import launch
 
 
+# [step-kernel:begin]
 @triton.jit
 def step_kernel(
     q,  # [B, H, D]
@@ -72,6 +73,7 @@ def step_kernel(
         else:
             b_o *= scale
         tl.store(o + (b * H + hq) * DV + offs_dv, b_o.to(o.dtype.element_ty), keep_dv)
+    # [step-kernel:end]
 
 
 def step(q, k, v, kv, z, feature_map, normalize, scale, eps):

@@ -315,7 +315,55 @@ def library_state(k, v):
     return lambda: bidirectional.launch_state(k, v, states, tile, "elu", None)
 
 
+PROMPT, PIECE = 7, 3  # of the puzzle `generate`; cases may be shorter
+
+
+def launch_generate(generate, q, k, v):
+    """With a prompt, and without one."""
+    tensors = [x[None] for x in (q, k, v)]
+    some = generate(*tensors, min(PROMPT, q.shape[1]), PIECE)
+    return torch.cat([some, generate(*tensors, 0, PIECE)], 2)[0]
+
+
+def generated(q, k, v):
+    """Causal linear attention of all tokens at once, twice."""
+    weights = (phi(q) @ phi(k).mT).tril()
+    o = weights @ v / weights.sum(-1, keepdim=True)
+    return torch.cat([o, o], 1)
+
+
+def launch_two_halves(add, x):
+    """The sum over the rows of x [N, H, D] of numbers around 2, one after another."""
+    high = torch.zeros(x.shape[1:], dtype=torch.bfloat16, device=x.device)
+    low = torch.zeros_like(high)
+    for row in x:
+        high, low = add(high, low, row + 2)
+    if not high.dtype == low.dtype == torch.bfloat16:
+        raise TypeError(f"high and low should be bfloat16, not {high.dtype} and {low.dtype}")
+    return high.float() + low.float()
+
+
 PUZZLES = {
+    "generate": Puzzle(
+        launch=launch_generate,
+        truth=generated,
+        cases=(
+            ((1, 12, 8), (1, 12, 8), (1, 12, 8)),
+            ((2, 9, 16), (2, 9, 16), (2, 9, 5)),
+            ((1, 3, 4), (1, 3, 4), (1, 3, 4)),
+        ),
+        result="o",
+        entry="generate",
+        fenced=False,
+    ),
+    "two_halves": Puzzle(
+        launch=launch_two_halves,
+        truth=lambda x: (x + 2).sum(0),
+        cases=(((500, 1, 4),), ((1000, 2, 8),)),
+        result="sum",
+        entry="add",
+        fenced=False,
+    ),
     "merge_parts": Puzzle(
         launch=lambda merge, q, k, v: merge(*parts_of(q, k, v)),
         truth=lambda q, k, v: scaled_dot_product_attention(far(q)[None], k[None], v[None])[0],

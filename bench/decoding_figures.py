@@ -1,0 +1,252 @@
+"""Figures of chapter 10: cache and state as a drawing, what is kept, time by length, drift.
+
+They use the format and the look of `bench.figures` and `bench.diagrams`.
+"""
+
+import html
+
+from . import diagrams, style, tables
+from .diagrams import PALETTE, Curve, Drawing
+from .figures import Figure
+from .studies import Study
+
+LABELS = {
+    "state": "state (this book)",
+    "state-eager": "state, eager PyTorch",
+    "cache-flash": "cache, SDPA flash",
+    "cache-cudnn": "cache, SDPA cuDNN",
+    "cache-math": "cache, SDPA math",
+}
+LOOKS = {
+    "state": "book",
+    "state-eager": "eager",
+    "cache-flash": "sdpa-flash",
+    "cache-cudnn": "sdpa-cudnn",
+    "cache-math": "tiled",
+}
+ROUNDINGS = {
+    "float32": "book",
+    "float16": "sdpa-cudnn",
+    "bfloat16": "sdpa-flash",
+    "stochastic": "eager",
+}
+ROUNDING_LABELS = {"stochastic": "bfloat16, stochastic"}
+
+
+def cache_and_state(tokens: int = 7) -> Drawing:
+    """What one step reads and writes: a cache of `tokens` tokens, and a state."""
+    alt = (
+        f"Above, a cache: the query of token {tokens + 1} reads the keys and values of all "
+        f"{tokens} tokens before it, and those of token {tokens + 1} are added, so that the next "
+        "step reads one more. Below, a state: the query reads one matrix S and one vector z, "
+        "which were changed in place by the newest key and value; the next step reads as much."
+    )
+    parts, size, left, top = [], 34, 60, 62
+
+    def text(x, y, words, anchor="middle", points=16):
+        parts.append(
+            f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{points}">{words}</text>'
+        )
+
+    def box(x, y, w, h, color, opacity, words=""):
+        parts.append(
+            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
+            f'fill-opacity="{opacity}" stroke="currentColor"/>'
+        )
+        if words:
+            text(x + w / 2, y + h / 2 + 6, words)
+
+    def arrow(x0, y0, x1, y1):
+        parts.append(
+            f'<path d="M{x0} {y0} L{x1} {y1}" stroke="currentColor" fill="none" '
+            'marker-end="url(#tip)"/>'
+        )
+
+    end = left + (tokens + 1) * size
+    text(8, 24, "Cache: grows by one key and one value a token", "start", 17)
+    for row, name in enumerate("kv"):
+        y = top + row * (size + 6)
+        text(left - 14, y + 23, name, "end")
+        for t in range(tokens + 1):
+            new = t == tokens
+            box(left + t * size, y, size - 5, size - 3, PALETTE[0 if new else 1], 0.55, str(t + 1))
+    bottom = top + 2 * (size + 6) + 6
+    box(left + tokens * size - 28, bottom + 44, 84, 36, PALETTE[2], 0.25, f"q → o ({tokens + 1})")
+    for t in range(tokens + 1):
+        arrow(left + t * size + 14, bottom - 4, left + tokens * size + 4 + t, bottom + 40)
+
+    low = bottom + 128
+    text(8, low, "State: as large after a million tokens", "start", 17)
+    box(left, low + 20, 96, 80, PALETTE[1], 0.4, "S")
+    box(left + 104, low + 20, 22, 80, PALETTE[1], 0.4, "z")
+    box(left, low + 136, 126, 36, PALETTE[0], 0.55, f"k, v ({tokens + 1})")
+    arrow(left + 63, low + 134, left + 63, low + 106)
+    text(left + 74, low + 126, "add", "start", 14)
+    box(left + tokens * size - 28, low + 44, 84, 36, PALETTE[2], 0.25, f"q → o ({tokens + 1})")
+    arrow(left + 130, low + 62, left + tokens * size - 34, low + 62)
+    width, height = max(end + 28, 400), low + 184
+    svg = (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
+        f'style="width: 100%; max-width: {width}px; color: inherit" fill="currentColor" '
+        f'font-family="{html.escape(style.FONT)}">'
+        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
+        f"</marker></defs>{''.join(parts)}</svg>"
+    )
+    return Drawing(svg, alt)
+
+
+def kept(models: dict[str, tuple[int, int, int]], lengths: list[int], memory: float) -> Figure:
+    """What all layers keep of one sequence, in GiB; `memory` of a GPU in bytes, for comparison.
+
+    `models` maps a name to (layers, key heads, D). Computed, not measured: the cache in two bytes
+    an element, the state in four.
+    """
+    panels, alts = {}, []
+    for name, (layers, heads, D) in models.items():
+        per_token = layers * heads * 2 * 2 * D
+        state = layers * heads * 4 * (D * D + D)
+        panels[name] = [
+            Curve("cache", lengths, [n * per_token / 2**30 for n in lengths], "sdpa-flash"),
+            Curve("state", lengths, [state / 2**30] * len(lengths), "book"),
+            Curve("memory of the GPU", lengths, [memory / 2**30] * len(lengths), "floor", False),
+        ]
+        alts.append(
+            f"{name}: a cache takes {style.number(lengths[0] * per_token / 2**30)} GiB at "
+            f"{style.length(lengths[0])} tokens and {style.number(lengths[-1] * per_token / 2**30)}"
+            f" GiB at {style.length(lengths[-1])}; a state takes "
+            f"{style.number(state / 2**30)} GiB at every length."
+        )
+    return diagrams.curves(
+        panels,
+        x="tokens so far",
+        y="kept of one sequence [GiB]",
+        alts=alts,
+        switch="Model",
+        log=True,
+        source="Computed: the cache in two bytes an element, the state in four.",
+    )
+
+
+def token_times(shown: list[Study], column: str = "device_ms") -> Figure:
+    """Time of one token by the length before it: a panel for each GPU and batch."""
+    panels, alts, numbers = {}, [], {}
+    for study in shown:
+        tokens = [r for r in study.select(what="token", status="ok") if r.get(column)]
+        for B in sorted({r["B"] for r in tokens if r["N"]}):
+            rows = [r for r in tokens if r["B"] == B]
+            lengths = sorted({r["N"] for r in rows if r["N"]})
+            drawn, ends, cells = [], [], {n: [style.length(n)] for n in lengths}
+            there = [way for way in LABELS if any(r["way"] == way for r in rows)]
+            for way in there:
+                found = {r["N"]: r[column] for r in rows if r["way"] == way}
+                if None in found:  # a step of the state is as long at every length
+                    found = dict.fromkeys(lengths, found[None])
+                xs = sorted(found)
+                drawn.append(Curve(LABELS[way], xs, [found[n] for n in xs], LOOKS[way]))
+                ends.append(f"{LABELS[way]} {style.number(found[xs[-1]])} ms at {_at(xs[-1])}")
+                for n in lengths:
+                    cells[n].append(style.number(found.get(n)))
+            copies = {r["N"]: r["copy_ms"] for r in rows if r["N"]}
+            xs = sorted(copies)
+            drawn.append(Curve("copy of the cache's bytes", xs, [copies[n] for n in xs], "floor"))
+            key = str(len(panels))
+            panels[_panel(f"B = {B}", study, shown)] = drawn
+            alts.append(f"Time of one token, B = {B}: {'; '.join(ends)}.")
+            numbers[key] = tables.Table(
+                ["N", *(LABELS[w] for w in there)],
+                list(cells.values()),
+                f"Time of one token [ms], B = {B}; {study.line}.",
+            )
+    return _curves(panels, alts, numbers, shown, "tokens so far", "time of one token [ms]", "Batch")
+
+
+def batches(shown: list[Study]) -> Figure:
+    """Time of one step of the state by batch, beside a copy of its bytes."""
+    panels, alts, numbers = {}, [], {}
+    for study in shown:
+        drawn, ends, columns = [], [], {}
+        for way in ("state", "state-eager"):
+            rows = study.select(what="token", way=way, status="ok")
+            if not rows:
+                continue
+            Bs = [r["B"] for r in rows]
+            drawn.append(Curve(LABELS[way], Bs, [r["device_ms"] for r in rows], LOOKS[way]))
+            columns[LABELS[way]] = {r["B"]: r["device_ms"] for r in rows}
+            ends.append(f"{LABELS[way]} {style.number(rows[-1]['device_ms'])} ms at B = {Bs[-1]}")
+            if way == "state":
+                floor = [r["copy_ms"] for r in rows]
+                drawn.append(Curve("copy of the same bytes", Bs, floor, "floor"))
+                columns["copy"] = dict(zip(Bs, floor, strict=True))
+        if not drawn:
+            continue
+        key = str(len(panels))
+        panels[_panel("", study, shown) or "all"] = drawn
+        alts.append(f"Time of one step by batch: {'; '.join(ends)}.")
+        body = [
+            [str(B), *(style.number(columns[c].get(B)) for c in columns)]
+            for B in sorted({B for c in columns.values() for B in c})
+        ]
+        numbers[key] = tables.Table(["B", *columns], body, f"Time of one step [ms]; {study.line}.")
+    return _curves(panels, alts, numbers, shown, "sequences B", "time of one step [ms]", "GPU")
+
+
+ERRORS = {"output_error": "output", "z_error": "z", "s_error": "S"}
+
+
+def drifts(shown: list[Study]) -> Figure:
+    """Relative error of a rounded state by the tokens that it has seen."""
+    panels, alts, numbers = {}, [], {}
+    for study in shown:
+        rows = study.select(what="drift", status="ok")
+        for column, name in ERRORS.items() if rows else ():
+            drawn, ends = [], []
+            lengths = sorted({r["N"] for r in rows})
+            cells = {n: [style.length(n)] for n in lengths}
+            there = [to for to in ROUNDINGS if any(r["rounding"] == to for r in rows)]
+            for to in there:
+                found = {r["N"]: r[column] for r in rows if r["rounding"] == to}
+                label = ROUNDING_LABELS.get(to, to)
+                xs = sorted(found)
+                drawn.append(Curve(label, xs, [found[n] for n in xs], ROUNDINGS[to]))
+                ends.append(f"{label} {style.number(found[xs[-1]], 2)}")
+                for n in lengths:
+                    cells[n].append(style.number(found.get(n), 2))
+            key = str(len(panels))
+            panels[_panel(f"of {name}", study, shown)] = drawn
+            alts.append(
+                f"Relative error of {name} after {style.length(lengths[-1])} tokens: "
+                f"{', '.join(ends)}."
+            )
+            heads = [ROUNDING_LABELS.get(to, to) for to in there]
+            caption = f"Relative error of {name}; {study.line}."
+            numbers[key] = tables.Table(["N", *heads], list(cells.values()), caption)
+    return _curves(panels, alts, numbers, shown, "tokens so far", "relative error", "Error")
+
+
+def _at(n) -> str:
+    return f"N = {style.length(n)}"
+
+
+def _panel(name: str, study: Study, shown: list[Study]) -> str:
+    """The panel's name, with the GPU's where there are several."""
+    if len(shown) < 2:
+        return name
+    return ", ".join(filter(None, [study.provenance.gpu.removeprefix("NVIDIA "), name]))
+
+
+def _curves(panels, alts, numbers, shown, x, y, switch) -> Figure | tables.Table:
+    if not panels:
+        return tables.Table(["nothing was measured"], [], "; ".join(s.line for s in shown))
+    source = "; ".join(study.line for study in shown)
+    figure = diagrams.curves(
+        panels,
+        x=x,
+        y=y,
+        alts=alts,
+        switch=f"GPU and {switch.lower()}" if len(shown) > 1 and switch != "GPU" else switch,
+        log=True,
+        source=f"{source[0].upper()}{source[1:]}.",
+    )
+    figure.numbers |= numbers
+    return figure
