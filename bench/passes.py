@@ -24,7 +24,9 @@ class Pass:
     writes: tuple[str, ...]
     word_reads: tuple[str, ...] = ()
     word_writes: tuple[str, ...] = ()
-    states: tuple[str, ...] = ()  # what of [S, z] and [dS, dz] it is given, with -> what it leaves
+    states: tuple[
+        str, ...
+    ] = ()  # what of [S, z] and [dS, dz] it is given, with → before what it leaves
 
     @property
     def tensors(self) -> int:
@@ -42,11 +44,11 @@ class Pass:
 
 FORWARD = {
     False: (
-        Pass("state pass", "state_kernel", ("k", "v"), (), states=("-> S, z",)),
+        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",)),
         Pass("output pass", "output_kernel", ("q",), ("o",), states=("S, z",)),
     ),
     True: (
-        Pass("state pass", "state_kernel", ("k", "v"), (), states=("-> S, z",)),
+        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",)),
         Pass(
             "output pass", "causal_output_kernel", ("q", "k", "v"), ("o",),
             word_writes=("d",), states=("S, z",),
@@ -57,21 +59,21 @@ BACKWARD = {
     False: (
         Pass(
             "query pass", "backward_query_kernel", ("q", "do"), ("dq",),
-            states=("S, z", "-> dS, dz"),
+            states=("S, z", "→ dS, dz"),
         ),
         Pass(
             "key pass", "backward_key_kernel", ("k", "v"), ("dk", "dv"), states=("dS, dz",),
         ),
     ),
     True: (
-        Pass("state pass", "state_kernel", ("k", "v"), (), states=("-> S, z",)),
+        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",)),
         Pass(
             "query walk", "causal_backward_query_kernel", ("q", "k", "v", "o", "do"), ("dq",),
             ("d",), ("g", "r"), ("S, z",),
         ),
         Pass(
             "weighted state pass", "state_kernel", ("q", "do"), (), ("g", "r"),
-            states=("-> dS, dz",),
+            states=("→ dS, dz",),
         ),
         Pass(
             "key walk", "causal_backward_key_kernel", ("q", "k", "v", "do"), ("dk", "dv"),

@@ -32,7 +32,7 @@ H, N, D = 8, 65536, 64
 BATCHES = (8, 1)
 FULL = Sampling(least=3, most=40, budget_s=0.25, warm_up=1)
 QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
-FULL_S, QUICK_S = 54.0, 16.0  # after these seconds nothing further is begun
+FULL_S, QUICK_S = 57.0, 16.0  # after these seconds nothing further is begun
 LENGTHS = (1024, 8192, 65536)
 
 
@@ -320,7 +320,8 @@ def variants(watch: Watch, B: int, causal: bool):
 def accuracy(watch: Watch, B: int, causal: bool, *names):
     """Relative errors of dq, dk and dv by length and by the mean of the values."""
     rows = []
-    for n, mean in [(n, mean) for n in watch.lengths for mean in (0, 1)]:
+    lengths = watch.lengths[-1:] if causal else watch.lengths  # its truth takes seconds
+    for n, mean in [(n, mean) for n in lengths for mean in (0, 1)]:
         shape = replace(watch.shape(B, causal), N=n)
         inputs = Inputs(shape, True, watch.device)
         inputs.v += mean

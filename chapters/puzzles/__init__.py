@@ -166,6 +166,31 @@ def query_gradient(q, k, v, do):
     return torch.autograd.grad(o, fq, do)[0]
 
 
+def positive(q):
+    """Denominators [heads, N] for a puzzle: any positive numbers do."""
+    return 1 + phi(q).sum(-1)
+
+
+def normalizer_gradient(fq, o, do, d):
+    """dz [heads, D] by autograd: what a change of z makes of the outputs."""
+    change = fq.new_zeros(fq.shape[0], fq.shape[2], 1).requires_grad_()  # of z
+    out = o * (d / (d + (fq @ change).squeeze(-1))).unsqueeze(-1)
+    return torch.autograd.grad(out, change, do)[0].squeeze(-1)
+
+
+def launch_normalizer_gradient(kernel, q, o, do):
+    heads, N, D = q.shape
+    DV = o.shape[-1]
+    dz = unwritten(heads, D)
+    d = fenced(positive(q), rows=BLOCK_N, value=FENCE)
+    BLOCK_D, BLOCK_DV = (triton.next_power_of_2(n) for n in (D, DV))
+    kernel[(heads,)](
+        q=q, o=o, do=do, d=d, dz=dz, N=N, D=D, DV=DV,
+        BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D, BLOCK_DV=BLOCK_DV,
+    )  # fmt: skip
+    return dz
+
+
 def keep_some(k):
     """Which keys of [H, M, D] may be seen: not the first 20, and then two of three."""
     place = torch.arange(k.shape[1], device=k.device)
@@ -468,6 +493,31 @@ PUZZLES = {
         ),
         result="dfq",
         entry="gradient",
+        fenced=False,
+    ),
+    "normalizer_gradient": Puzzle(
+        launch=launch_normalizer_gradient,
+        truth=lambda q, o, do: normalizer_gradient(phi(q), o, do, positive(q)),
+        cases=(
+            ((1, 64, 16), (1, 64, 16), (1, 64, 16)),
+            ((2, 128, 32), (2, 128, 16), (2, 128, 16)),
+            ((2, 100, 24), (2, 100, 20), (2, 100, 20)),
+            ((3, 1, 5), (3, 1, 3), (3, 1, 3)),
+            ((1, 0, 16), (1, 0, 16), (1, 0, 16)),
+        ),
+        result="dz",
+    ),
+    "causal_dv": Puzzle(
+        launch=lambda gradient, fq, fk, gdo: gradient(phi(fq), phi(fk), gdo, CHUNK),
+        truth=lambda fq, fk, gdo: (phi(fk) @ phi(fq).mT).triu() @ gdo,
+        cases=(
+            ((1, 5, 4), (1, 5, 4), (1, 5, 4)),
+            ((2, 20, 8), (2, 20, 8), (2, 20, 8)),
+            ((2, 13, 8), (2, 13, 8), (2, 13, 3)),
+            ((1, 3, 4), (1, 3, 4), (1, 3, 4)),
+        ),
+        result="dv",
+        entry="values_gradient",
         fenced=False,
     ),
     "rms_norm": Puzzle(

@@ -13,8 +13,13 @@ NAN, SENTINEL = float("nan"), -7777.0
 NAMES = ("dq", "dk", "dv")
 
 
-def inputs(N, D=32, Dv=None, B=1, H=2, dtype=torch.float32, mean=1.0):
-    """q, k, v, do; the values are not centred: else what is missing would hide in dk."""
+def inputs(N, D=32, Dv=None, B=1, H=2, dtype=torch.float32, mean=None):
+    """q, k, v, do; the values are not centred: else what is missing would hide in dk.
+
+    In bfloat16 nearly so: with a mean of 1 rounding S takes more of dq than is allowed, as the
+    chapter tells.
+    """
+    mean = mean if mean is not None else 0.2 if dtype == torch.bfloat16 else 1.0
     widths = (D, D, Dv or D, Dv or D)
     q, k, v, do = (randn(B, H, N, w, dtype=dtype, seed=i) for i, w in enumerate(widths))
     return q, k, v + mean, do
@@ -96,17 +101,24 @@ def test_kernels_are_right(N, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 3.0])
 def test_centring_changes_no_gradient(mean, dtype):
-    q, k, v, do = inputs(300, 64, 32, dtype=dtype, mean=mean if dtype == torch.float32 else 1.0)
+    q, k, v, do = inputs(300, 64, 32 if dtype == torch.float32 else 64, dtype=dtype, mean=mean)
     state = joined.state_of(k, v)
-    got = joined.backward(q, k, v, state, do, centred)
     want = wanted(q, k, v, do)
-    if mean < 100:
-        assert_gradients(got, want, dtype)
-    # where the mean is large, what is not centred loses most of dq, in float32 too
-    plainly = joined.backward(q, k, v, state, do)[0]
-    assert relative_error(got[0], want[0]) < 2 * relative_error(plainly, want[0]) + 1e-6
+    assert_gradients(joined.backward(q, k, v, state, do, centred), want, dtype)
+
+
+def test_centring_saves_what_a_large_mean_takes():
+    """In float16, which the interpreter has too, the mean has to be larger than in bfloat16."""
+    q, k, v, do = inputs(300, 64, dtype=torch.float16, mean=8.0)
+    state = joined.state_of(k, v)
+    want = wanted(q, k, v, do)[0]
+    plainly, cured = (
+        relative_error(joined.backward(q, k, v, state, do, module)[0], want)
+        for module in (normalized, centred)
+    )
+    assert plainly > 0.01 and cured < plainly / 5
 
 
 @pytest.mark.parametrize("D, Dv", [(16, 64), (64, 16), (32, 32)])

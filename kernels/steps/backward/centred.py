@@ -2,8 +2,9 @@
 
 dφ(q) = (S do - (o·do) z) / d is the difference of two vectors that both grow with the mean of the
 values, while their difference does not. Adding the same vector to every value changes no dq, so S
-may be replaced by S - z cᵀ for any c. With the mean of the outputs for c, what is rounded to
-bfloat16 is small. eps is left out of what is taken out: it is to be small against φ(q)·z.
+may be replaced by S - z cᵀ for any c. With the c that leaves least of S, Sᵀz / z·z, a mean of the
+values, what is rounded to bfloat16 is small. eps is left out of what is taken out: it is to be
+small against φ(q)·z, and z is not to be 0.
 
 Right for contiguous q and do, any N, D and Dv powers of two from 16 to 64 (64 for bfloat16).
 """
@@ -42,7 +43,7 @@ def query_kernel(
     # [DV, D]: S transposed by its addresses
     b_st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV)
     b_z = tl.load(states + D * DV + offs_d)  # [D]
-    c = tl.sum(b_st, axis=1) / tl.sum(b_z)  # [DV]: a mean of the values
+    c = tl.sum(b_st * b_z[None, :], axis=1) / tl.sum(b_z * b_z)  # [DV]: a mean of the values
     b_st = (b_st - c[:, None] * b_z[None, :]).to(do.dtype.element_ty)
     b_ds = tl.zeros([D, DV], dtype=tl.float32)
     b_dz = tl.zeros([D], dtype=tl.float32)
