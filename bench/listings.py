@@ -37,6 +37,7 @@ def code_lines(text: str) -> int:
     return len(lines)
 
 
+APART = "..."  # stands for the lines between two changes
 ADDED, REMOVED = "rgba(46, 160, 67, 0.25)", "rgba(229, 83, 75, 0.25)"
 
 
@@ -47,13 +48,23 @@ class Diff:
     text: str
 
     def _repr_html_(self) -> str:
-        lines = "".join(map(self._line, self.text.splitlines()))
-        return f'<div class="highlight"><pre tabindex="0">{lines}</pre></div>'
+        lines = self.text.splitlines()
+        code = [line[1:] for line in lines if line[1:].strip() not in ("", APART)]
+        margin = min((len(line) - len(line.lstrip()) for line in code), default=0)
+        shown = "".join(self._line(line, margin) for line in lines)
+        return f'<div class="highlight"><pre tabindex="0">{shown}</pre></div>'
 
-    def _line(self, line: str) -> str:
-        colour = {"+": ADDED, "-": REMOVED}.get(line[:1])
-        style = f' style="background-color: {colour}"' if colour else ""
-        return f"<span{style}>{html.escape(line)}</span>\n"
+    def _line(self, line: str, margin: int) -> str:
+        """A line less the margin that all have; on a narrow page it goes on below, indented."""
+        sign, rest = line[:1], line[1:]
+        if rest != APART:
+            rest = rest[margin:]
+        hang = len(rest) - len(rest.lstrip()) + 3
+        look = f"display: block; white-space: pre-wrap; padding-left: {hang}ch; "
+        look += f"text-indent: -{hang}ch"
+        colour = {"+": ADDED, "-": REMOVED}.get(sign)
+        look += f"; background-color: {colour}" if colour else ""
+        return f'<span style="{look}">{html.escape(sign + rest)}\n</span>'
 
     def __repr__(self) -> str:
         return self.text
@@ -63,4 +74,4 @@ def diff(before: ModuleType, after: ModuleType, name: str, context: int = 1) -> 
     """How the region `name` of one module became that of another."""
     old, new = (region(m, name).splitlines(keepends=True) for m in (before, after))
     lines = list(difflib.unified_diff(old, new, n=context))[3:]  # no names, no first place
-    return Diff("".join(" ...\n" if line.startswith("@@") else line for line in lines))
+    return Diff("".join(f" {APART}\n" if line.startswith("@@") else line for line in lines))

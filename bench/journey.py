@@ -1,0 +1,535 @@
+"""The optimization ladder as pictures and tables: predictions, cards, the table, two figures.
+
+Everything is drawn from the study "journey" (`bench.study`), of which rows may be missing: then
+there is a dash.
+"""
+
+from dataclasses import dataclass
+
+from kernels.steps.journey import STEPS, Step, named
+
+from . import data_sheets, listings, style
+from .diagrams import PALETTE
+from .figures import TEMPLATE, Figure, Switch
+from .studies import Study
+from .tables import Table
+
+LAUNCHES = 15  # of the Python loop, for a token
+LAUNCH_MS = 5e-3  # of the host for one of them, a guess
+LATENCY_MS = 0.7e-3  # of a load from memory, a guess
+ISSUE = 4  # instructions that a multiprocessor starts in a cycle, one for each of its schedulers
+OUTSIDE = 12  # tensors that PyTorch moves for φ and the denominator, beside the kernels' four
+SAME = 0.03  # times closer than this are called the same
+TILE = 64  # rows of a tile of the first steps
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Between which times a step has to lie: all its costs overlap, or none of them does."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        if self.most < 1.02 * self.least:
+            return style.number(self.least)
+        return f"{style.number(self.least)} to {style.number(self.most)}"
+
+
+@dataclass(frozen=True)
+class Journey:
+    """The study, read for what the chapter asks of it."""
+
+    study: Study
+
+    @property
+    def gpu(self):
+        return self.study.provenance
+
+    @property
+    def batches(self) -> list[int]:
+        """The batch sizes that were measured, the largest first."""
+        rows = self.study.select(part="step")
+        return sorted({row["B"] for row in rows}, reverse=True)
+
+    def row(self, step: str, B: int) -> dict:
+        """The row of a step, or {} where there is none."""
+        found = self.study.select(part="step", step=step, B=B)
+        return found[0] if found else {}
+
+    def ms(self, step: str, B: int) -> float | None:
+        return self.row(step, B).get("median_ms")
+
+    def copy_ms(self, B: int, name: str = "copy") -> float | None:
+        """The time of a copy of all ideal bytes, or of "half" of them."""
+        found = sorted(self.study.select(part="copy", B=B), key=lambda row: row["bytes"])
+        times = [row["median_ms"] for row in found]
+        return (times[0] if name == "half" else times[-1]) if times else None
+
+    def share(self, step: str, B: int) -> float | None:
+        """Copy speed is 1."""
+        ms, copy = self.ms(step, B), self.copy_ms(B)
+        return copy / ms if ms and copy else None
+
+    def passes(self, step: str, B: int) -> dict[str, float]:
+        """Milliseconds of a step by part: "state", "combine", "output", "kernel" and "PyTorch"."""
+        times = {}
+        for row in self.study.select(part="pass", step=step, B=B):
+            if row["ms"] is not None:
+                name = part_of(row["kernel"])
+                times[name] = times.get(name, 0.0) + row["ms"]
+        return times
+
+    def code(self, step: str, which: str) -> dict:
+        """What the compiler made of one kernel of a step, or {}."""
+        found = self.study.select(part="code", step=step, **{"pass": which})
+        return found[0] if found else {}
+
+    def codes(self, step: str) -> list[dict]:
+        return [row for row in self.study.select(part="code", step=step) if row["pass"]]
+
+    def size(self, B: int) -> tuple[float, float, int]:
+        """(bytes of one tensor, FLOPs of the operator, rows) at a batch size."""
+        row = next(r for r in self.study.select(part="step", B=B))
+        flops = 4 * B * row["H"] * row["N"] * row["D"] ** 2
+        return row["bytes"] / 4, flops, row["N"]
+
+    def instructions_ms(self, step: Step, which: str, B: int) -> float | None:
+        """How long one pass takes to issue its instructions, if it did nothing else."""
+        code = self.code(step.name, which)
+        clock = self.gpu.sm_clock_mhz
+        if not (code.get("instructions") and clock and self.gpu.sm_count and step.settings):
+            return None
+        row = self.study.select(part="step", B=B)[0]
+        tile = getattr(step.settings, which)
+        tiles = B * row["H"] * row["N"] / tile.rows
+        each = code["loop"] or code["instructions"]  # without a loop, a program is one tile
+        cycles = tiles * each * code["num_warps"] / (ISSUE * self.gpu.sm_count)
+        return cycles / clock / 1e3
+
+    def predicted(self, name: str, B: int) -> Prediction | None:
+        """What the chapter predicts for a step; None where the GPU's data sheet is not known."""
+        sheet, sms = data_sheets.of(self.gpu.gpu), self.gpu.sm_count
+        if sheet is None or not sms or not self.study.select(part="step", B=B):
+            return None
+        step = named(name)
+        tensor, flops, N = self.size(B)
+        moved = [n * tensor / sheet.bandwidth * 1e3 for n in (4, OUTSIDE)]
+        float32 = flops / sheet.float32 * 1e3
+        if name == "python-loop":
+            return Prediction(*[LAUNCHES * N * LAUNCH_MS] * 2)
+        if name in ("whole-tensors", "tensor-cores"):
+            return Prediction(*[sum(moved)] * 2)
+        if name == "rows":
+            return Prediction(*[moved[1] + 2 * N * LATENCY_MS] * 2)
+        if name == "tiles":
+            heads = flops / (4 * N * 64**2)
+            product = float32 / 2 / heads / (N / TILE) * sms  # of a tile on one multiprocessor
+            return Prediction(*[moved[1] + 2 * N / TILE * (LATENCY_MS + product)] * 2)
+        if name == "split":
+            return Prediction(moved[1] + max(moved[0], float32), sum(moved) + float32)
+        issue = [self.instructions_ms(step, which, B) for which in ("state", "output")]
+        if None in issue:
+            return Prediction(moved[0], moved[0])
+        halves = [max(moved[0] / 2, ms) for ms in issue]
+        return Prediction(sum(halves), moved[0] + sum(issue))
+
+    def verdict(self, name: str, B: int) -> str:
+        """What a step was good for, beside the step that it changes."""
+        row = self.row(name, B)
+        if not row:
+            return "not measured"
+        if row["status"] != "ok":
+            return "does not run" if row["status"] == "failed" else "wrong"
+        before = named(name).before
+        old, new = before and self.ms(before, B), row["median_ms"]
+        if not old or not new:
+            return "–"
+        if abs(old / new - 1) < SAME:
+            return f"the same as {before}"
+        if new > old:
+            return f"slower than {before}, {style.number(100 * (new / old - 1), 2)} %"
+        ratio = style.number(old / new, 2 if old / new < 10 else 3)
+        return f"{ratio} × as fast as {before}"
+
+    # ------------------------------------------------------------------------------- tables
+
+    def card(self, name: str) -> Table:
+        """One step in a dozen lines: predicted, measured, compiled."""
+        step, batches = named(name), self.batches
+        lines = [
+            ["predicted [ms]", *(str(self.predicted(name, B) or "–") for B in batches)],
+            ["measured [ms]", *(style.number(self.ms(name, B)) for B in batches)],
+            ["share of copy speed", *(style.number(self.share(name, B), 2) for B in batches)],
+        ]
+        if step.before:
+            lines.append(["verdict", *(self.verdict(name, B) for B in batches)])
+        codes = self.codes(name)
+        head = ["step " + name, *(f"B = {B}" for B in batches)]
+        if codes:
+            wide = len(batches) - len(codes)
+            for label, key, scale in FACTS:
+                cells = [
+                    f"{row['pass']}: {style.number(row.get(key) and row[key] / scale)}"
+                    if row.get(key) is not None
+                    else f"{row['pass']}: –"
+                    for row in codes
+                ]
+                lines.append([label, *cells, *[""] * wide][: len(head)])
+        row = self.row(name, batches[0]) if batches else {}
+        where = f"N = {style.length(row['N'])}, D = {row['D']}; " if row else ""
+        if row.get("scaled"):
+            where += (
+                f"measured at N = {style.length(row['measured_N'])} and multiplied by "
+                f"{row['N'] // row['measured_N']}; "
+            )
+        if row.get("reason"):
+            where += f"it says: {row['reason']}; "
+        return Table(head, lines, where + self.study.line + ".", words=tuple(head[1:]))
+
+    def table(self) -> Table:
+        """All steps."""
+        batches = self.batches
+        head = ["step", "new in it", "bytes", *(f"predicted, B = {B}" for B in batches[:1])]
+        for B in batches:
+            head += [f"ms, B = {B}", "of copy" if B == batches[0] else "of copy "]
+        head += ["registers", "shared [KiB]", "spills [B]", "verdict"]
+        lines = []
+        for step in STEPS:
+            line = [step.name, step.idea, tensors(step.name)]
+            line += [str(self.predicted(step.name, B) or "–") for B in batches[:1]]
+            for B in batches:
+                line.append(style.number(self.ms(step.name, B)))
+                line.append(style.number(self.share(step.name, B), 2))
+            codes = self.codes(step.name)
+            for key, scale in (("registers", 1), ("shared_bytes", 1024), ("local_bytes", 1)):
+                known = [c[key] / scale for c in codes if c.get(key) is not None]
+                line.append(" / ".join(style.number(x) for x in known) or "–")
+            line.append(self.verdict(step.name, batches[0]) if batches else "–")
+            lines.append(line)
+        row = self.row(STEPS[-1].name, batches[0]) if batches else {}
+        where = f"(B, {row['H']}, {style.length(row['N'])}, {row['D']}), {row['dtype']}; "
+        caption = (
+            f"Bytes in tensors that cross the bus; registers, shared memory and spills of the "
+            f"state pass / output pass; {where if row else ''}{self.study.line}."
+        )
+        return Table(head, lines, caption, words=("new in it", "verdict"))
+
+    # ------------------------------------------------------------------------------ figures
+
+    def ladder(self) -> Figure:
+        """The time of every step as a bar, predictions as marks, the copy as a line."""
+        data, alts = [], {}
+        names = [step.name for step in STEPS]
+        for i, B in enumerate(self.batches):
+            times = [self.ms(name, B) for name in names]
+            said = [self.predicted(name, B) for name in names]
+            copy = self.copy_ms(B)
+            hover = [
+                f"<b>{name}</b>: {style.number(ms)} ms, predicted {p or '–'}"
+                for name, ms, p in zip(names, times, said, strict=True)
+            ]
+            common = {"y": names, "orientation": "h", "meta": [i], "visible": i == 0}
+            data.append(
+                {
+                    **common,
+                    "type": "bar",
+                    "x": times,
+                    "name": "measured",
+                    "marker": {"color": PALETTE[0]},
+                    "hovertext": hover,
+                    "hoverinfo": "text",
+                }
+            )
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": "predicted",
+                    "x": [p and (p.least * p.most) ** 0.5 for p in said],
+                    "y": names,
+                    "error_x": {
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [p and p.most - (p.least * p.most) ** 0.5 for p in said],
+                        "arrayminus": [p and (p.least * p.most) ** 0.5 - p.least for p in said],
+                        "color": PALETTE[1],
+                    },
+                    "marker": {"color": PALETTE[1], "symbol": "line-ns-open", "size": 12},
+                    "hovertext": hover,
+                    "hoverinfo": "text",
+                    "meta": [i],
+                    "visible": i == 0,
+                }
+            )
+            if copy:
+                data.append(
+                    {
+                        "type": "scatter",
+                        "mode": "lines",
+                        "name": "copy of the same bytes",
+                        "x": [copy, copy],
+                        "y": [names[0], names[-1]],
+                        "line": {"color": style.GREY, "dash": "dot", "width": 2},
+                        "hoverinfo": "skip",
+                        "meta": [i],
+                        "visible": i == 0,
+                    }
+                )
+            there = [(n, ms) for n, ms in zip(names, times, strict=True) if ms]
+            ends = "; ".join(f"{n} {style.number(ms)} ms" for n, ms in there)
+            alts[str(i)] = f"Time of every step, B = {B}: {ends}. A copy: {style.number(copy)} ms."
+        decades = [10.0**e for e in range(-2, 5)]
+        layout = {
+            "height": 640,
+            "template": TEMPLATE,
+            "margin": {"l": 104, "r": 12, "t": 8, "b": 96},
+            "legend": {"orientation": "h", "x": 0, "y": -0.13, "yanchor": "top"},
+            "barmode": "overlay",
+            "hovermode": "closest",
+            "xaxis": {
+                "type": "log",
+                "title": {"text": "time [ms]"},
+                "tickvals": decades,
+                "ticktext": [*map(style.number, decades)],
+            },
+            "yaxis": {"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
+        }
+        switch = Switch("Batch", [f"B = {B}" for B in self.batches])
+        return Figure(data, layout, alts, [switch], {}, self.source)
+
+    @property
+    def source(self) -> str:
+        line = self.study.line
+        return f"{line[0].upper()}{line[1:]}."
+
+    def explorer(self) -> Figure:
+        """Choose a step: its place under the roofline, and where its time goes."""
+        sheet = data_sheets.of(self.gpu.gpu)
+        names, batches = [step.name for step in STEPS], self.batches
+        data, alts = [], {}
+        if sheet:
+            data += roofs(sheet)
+        for j, B in enumerate(batches):
+            places = [self.place(name, B) for name in names]
+            shown = [p for p in places if p]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": "all steps",
+                    "x": [p[0] for p in shown],
+                    "y": [p[1] for p in shown],
+                    "text": [n for n, p in zip(names, places, strict=True) if p],
+                    "hovertemplate": "%{text}<extra></extra>",
+                    "marker": {"color": style.GREY, "size": 6},
+                    "showlegend": False,
+                    "meta": [None, j],
+                    "visible": j == 0,
+                }
+            )
+            for i, name in enumerate(names):
+                first = i == 0 and j == 0
+                data += self._chosen(name, B, [i, j], first)
+                alts[f"{i},{j}"] = self._words(name, B)
+        switches = [Switch("Step", names), Switch("Batch", [f"B = {B}" for B in batches])]
+        return Figure(data, EXPLORER, alts, switches, {}, self.source)
+
+    def place(self, name: str, B: int) -> tuple[float, float] | None:
+        """(FLOPs for each byte that crosses the bus, TFLOP/s) of a step."""
+        ms = self.ms(name, B)
+        if not ms:
+            return None
+        tensor, flops, _ = self.size(B)
+        return flops / (count(name) * tensor), flops / ms / 1e9
+
+    def _chosen(self, name: str, B: int, meta: list, first: bool) -> list[dict]:
+        place = self.place(name, B)
+        common = {"meta": meta, "visible": first, "showlegend": False}
+        found = []
+        if place:
+            found.append(
+                {
+                    **common,
+                    "type": "scatter",
+                    "mode": "markers+text",
+                    "x": [place[0]],
+                    "y": [place[1]],
+                    "text": [name],
+                    "textposition": "bottom center",
+                    "marker": {"color": PALETTE[0], "size": 12},
+                    "hovertemplate": "%{x:.3g} FLOPs a byte<br>%{y:.3g} TFLOP/s<extra></extra>",
+                }
+            )
+        for label, parts in self._bars(name, B).items():
+            for part, ms in parts.items():
+                found.append(
+                    {
+                        **common,
+                        "type": "bar",
+                        "orientation": "h",
+                        "xaxis": "x2",
+                        "yaxis": "y2",
+                        "x": [ms],
+                        "y": [label],
+                        "text": [part],
+                        "textposition": "inside",
+                        "insidetextanchor": "middle",
+                        "textangle": 0,
+                        "textfont": {"color": "#ffffff"},
+                        "marker": {"color": COLOURS.get(part, style.GREY)},
+                        "hovertemplate": f"{part}: %{{x:.3g}} ms<extra></extra>",
+                    }
+                )
+        return found
+
+    def _bars(self, name: str, B: int) -> dict[str, dict[str, float]]:
+        """Label of a bar -> {part: ms}: the copy, the bytes at full speed, what was measured."""
+        bars = {}
+        copy, ms = self.copy_ms(B), self.ms(name, B)
+        if copy:
+            bars["copy"] = {"copy": copy}
+        sheet = data_sheets.of(self.gpu.gpu)
+        if sheet:
+            tensor, _, _ = self.size(B)
+            each = tensor / sheet.bandwidth * 1e3
+            one = len(named(name).kernels) == 1
+            parts = {"kernel": 4 * each} if one else {"state": 2 * each, "output": 2 * each}
+            if count(name) > 4:
+                parts = {"PyTorch": (count(name) - 4) * each, **parts}
+            if not named(name).kernels and name != "library":
+                parts = {"PyTorch": count(name) * each}
+            bars["bytes"] = parts
+        if ms:
+            parts = self.passes(name, B)
+            if not parts:
+                parts = {"PyTorch": ms}
+            rest = ms - sum(parts.values())
+            if rest > 0.02 * ms:
+                parts["between"] = rest
+            bars["time"] = {part: parts[part] for part in ORDER if part in parts}
+        return bars
+
+    def _words(self, name: str, B: int) -> str:
+        bars = self._bars(name, B)
+        said = []
+        for label, parts in bars.items():
+            inside = ", ".join(f"{part} {style.number(ms)} ms" for part, ms in parts.items())
+            said.append(f"{label}: {inside}")
+        return f"{name}, B = {B}. {'; '.join(said)}."
+
+
+ORDER = ("PyTorch", "kernel", "state", "combine", "output", "between")
+COLOURS = {
+    "PyTorch": PALETTE[3],
+    "kernel": PALETTE[0],
+    "state": PALETTE[1],
+    "combine": PALETTE[4],
+    "output": PALETTE[2],
+    "copy": style.GREY,
+    "between": style.GREY,
+}
+FACTS = (
+    ("registers a thread", "registers", 1),
+    ("spilled bytes a thread", "local_bytes", 1),
+    ("shared memory [KiB]", "shared_bytes", 1024),
+    ("programs a multiprocessor", "resident", 1),
+    ("instructions of the loop", "loop", 1),
+)
+AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
+EXPLORER = {
+    "height": 560,
+    "template": TEMPLATE,
+    "margin": {"l": 64, "r": 12, "t": 8, "b": 56},
+    "hovermode": "closest",
+    "barmode": "stack",
+    "showlegend": False,
+    "xaxis": AXIS
+    | {
+        "type": "log",
+        "title": {"text": "FLOPs for each byte that is moved"},
+        "domain": [0, 1],
+        "anchor": "y",
+        "tickvals": [1, 4, 16, 64, 256],
+    },
+    "yaxis": AXIS
+    | {
+        "type": "log",
+        "title": {"text": "TFLOP/s"},
+        "domain": [0.48, 1],
+        "tickvals": [0.01, 0.1, 1, 10, 100, 1000],
+    },
+    "xaxis2": AXIS | {"title": {"text": "time [ms]"}, "anchor": "y2", "rangemode": "tozero"},
+    "yaxis2": {"domain": [0, 0.32], "autorange": "reversed", "anchor": "x2", "ticksuffix": " "},
+}
+
+
+def part_of(kernel: str) -> str:
+    """Which part of a step a kernel of the profiler belongs to."""
+    for part in ("state", "combine", "output"):
+        if kernel.startswith(f"{part}_kernel"):
+            return part
+    return "kernel" if kernel.startswith("attention_kernel") else "PyTorch"
+
+
+def count(name: str) -> int:
+    """How many tensors of [B, H, N, D] cross the bus in a step; the loop's caches are kind."""
+    order = [step.name for step in STEPS]
+    if name == "python-loop":
+        return 4
+    return 4 + OUTSIDE if order.index(name) < order.index("fused") else 4
+
+
+def tensors(name: str) -> str:
+    return f"{count(name)} tensors"
+
+
+def roofs(sheet) -> list[dict]:
+    """The lines that no step can pass: the memory, and the two kinds of arithmetic."""
+    lowest, highest = 1, 512
+    found = []
+    for label, rate, dash in (
+        ("tensor cores", sheet.matrix, "solid"),
+        ("float32", sheet.float32, "dash"),
+    ):
+        ridge = rate / sheet.bandwidth
+        x = [lowest, min(max(ridge, lowest), highest), highest]
+        y = [min(rate, sheet.bandwidth * at) / 1e12 for at in x]
+        found.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": label,
+                "x": x,
+                "y": y,
+                "line": {"color": style.GREY, "dash": dash, "width": 2},
+                "hovertemplate": f"{label}<extra></extra>",
+                "meta": [None, None],
+            }
+        )
+    return found
+
+
+def changes(name: str, context: int = 1) -> listings.Diff:
+    """What a step changed of the one before it, over all its marked regions."""
+    step = named(name)
+    texts = []
+    for module, region in step.regions:
+        old = _earlier(step, region)
+        found = listings.diff(old, module, region, context).text if old else None
+        if found is None:
+            text = listings.region(module, region)
+            found = "".join(f"+{line}\n" for line in text.splitlines())
+        if found:
+            texts.append(found)
+    return listings.Diff(f" {listings.APART}\n".join(texts))
+
+
+def _earlier(step: Step, region: str):
+    """The module that holds the region of this name in the step before, or further back."""
+    while step.before:
+        step = named(step.before)
+        for module, name in step.regions:
+            if name == region:
+                return module
+    return None

@@ -1,0 +1,143 @@
+"""The pictures and tables of the optimization ladder: true to the rows, and whole without some."""
+
+import pytest
+
+from bench import journey, listings
+from bench.hardware import Provenance
+from bench.studies import Study
+from kernels.steps.journey import STEPS
+
+H100 = Provenance(
+    gpu="NVIDIA H100 80GB HBM3", slug="nvidia-h100-80gb-hbm3", date="2026-01-02T03:04:05Z",
+    command="", python="3.12", torch="2.11", sm_count=132, sm_clock_mhz=1755,
+)  # fmt: skip
+AT = {"H": 8, "N": 65536, "D": 64, "dtype": "bfloat16"}
+NAMES = [step.name for step in STEPS]
+
+
+def step_row(name, B, ms, **facts):
+    row = {"part": "step", "step": name, "B": B, **AT, "bytes": 8 * B * 65536 * 64 * 8}
+    row |= {"status": "ok" if ms else "failed", "reason": None if ms else "no room", "error": 1e-3}
+    return row | {"median_ms": ms, "floor_ms": 0.7, "measured_N": 65536, "scaled": False} | facts
+
+
+def rows():
+    found = []
+    for B in (8, 1):
+        found.append({"part": "copy", "B": B, "bytes": 2, "median_ms": 0.7})
+        found.append({"part": "copy", "B": B, "bytes": 1, "median_ms": 0.4})
+        for i, name in enumerate(NAMES):
+            ms = None if name == "too-deep" else 10.0 - 0.4 * i
+            scaled = {"measured_N": 512, "scaled": True} if name == "python-loop" else {}
+            found.append(step_row(name, B, ms, **scaled))
+        for kernel, ms in (("state_kernel", 0.5), ("elementwise", 0.2), ("output_kernel", 0.3)):
+            at = {"part": "pass", "step": "fused", "B": B, "H": 8, "N": 65536}
+            found.append({**at, "kernel": kernel, "ms": ms, "launches": 1.0})
+    for step in STEPS:
+        for which, _ in step.kernels:
+            found.append({"part": "code", "step": step.name, "pass": which, "reason": None,
+                          "registers": 96, "local_bytes": 0, "shared_bytes": 32768, "num_warps": 4,
+                          "resident": 4, "instructions": 900, "loop": 400})  # fmt: skip
+    return found
+
+
+@pytest.fixture
+def told():
+    return journey.Journey(Study("journey", H100, rows()))
+
+
+def test_predictions_are_those_of_the_page(told):
+    """(8, 8, 65536, 64): a tensor is 0.537 GB, 0.16 ms at 3.35 TB/s."""
+    least = {name: told.predicted(name, 8).least for name in NAMES}
+    assert least["python-loop"] == pytest.approx(65536 * 15 * 0.005)
+    assert least["whole-tensors"] == least["tensor-cores"] == pytest.approx(16 * 0.1603, rel=1e-3)
+    assert least["rows"] == pytest.approx(12 * 0.1603 + 2 * 65536 * 0.0007, rel=1e-3)
+    product = 2 * 64**3 / (67e12 / 132) * 1e3
+    assert least["tiles"] == pytest.approx(12 * 0.1603 + 2048 * (0.0007 + product), rel=1e-3)
+    assert least["split"] == pytest.approx(12 * 0.1603 + 68.72 / 67, rel=1e-3)
+    assert least["fused"] == pytest.approx(4 * 0.1603, rel=1e-3)
+    assert least["library"] == told.predicted("library", 8).most == least["fused"]
+
+
+def test_instructions_bound_a_step_from_above(told):
+    issue = 65536 * 64 / 64 * 400 * 4 / (4 * 132) / 1755e3  # ms for one pass
+    said = told.predicted("fused", 8)
+    assert said.most == pytest.approx(4 * 0.1603 + 2 * issue, rel=1e-3)
+    assert said.least < said.most and " to " in str(said)
+
+
+def test_verdicts(told):
+    assert told.verdict("python-loop", 8) == "–"
+    assert told.verdict("too-deep", 8) == "does not run"
+    assert told.verdict("whole-tensors", 8).endswith("× as fast as python-loop")
+    changed = [r | ({"median_ms": 9.9} if r.get("step") == "rows" else {}) for r in rows()]
+    other = journey.Journey(Study("journey", H100, changed))
+    assert other.verdict("rows", 8).startswith("slower than whole-tensors, 3.1 %")
+    changed = [r | ({"median_ms": 9.65} if r.get("step") == "rows" else {}) for r in rows()]
+    other = journey.Journey(Study("journey", H100, changed))
+    assert other.verdict("rows", 8) == "the same as whole-tensors"
+
+
+def test_the_table_has_every_step(told):
+    table = told.table()
+    assert [row[0] for row in table.rows] == NAMES
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert len(set(table.columns)) == len(table.columns)
+    fused = table.rows[NAMES.index("fused")]
+    assert "96 / 96" in fused and "32 / 32" in fused and "4 tensors" in fused
+
+
+def test_a_card_for_every_step(told):
+    for name in NAMES:
+        card = told.card(name)
+        assert all(len(row) == len(card.columns) for row in card.rows), name
+    assert "multiplied by 128" in told.card("python-loop").caption
+    assert "no room" in told.card("too-deep").caption
+
+
+def test_the_ladder_is_drawn(told):
+    figure = told.ladder()
+    figure.plotly()
+    bars = [trace for trace in figure.data if trace["type"] == "bar"]
+    assert [bar["y"] for bar in bars] == [NAMES, NAMES] and bars[0]["x"][0] == 10.0
+    assert set(figure.alts) == {"0", "1"} and "library" in figure.alts["0"]
+
+
+def test_the_explorer_has_a_text_for_every_choice(told):
+    figure = told.explorer()
+    figure.plotly()
+    assert len(figure.alts) == 2 * len(NAMES)
+    assert all(len(trace["meta"]) == 2 for trace in figure.data)
+    shown = figure.alts[f"{NAMES.index('fused')},0"]
+    assert "time: PyTorch 0.2 ms, state 0.5 ms, output 0.3 ms, between" in shown
+    x, y = told.place("fused", 8)
+    assert x == pytest.approx(32) and y == pytest.approx(68.72 / told.ms("fused", 8), rel=1e-3)
+
+
+def test_without_most_rows_there_are_dashes():
+    bare = journey.Journey(Study("journey", H100, [step_row("fused", 8, 1.0)]))
+    assert bare.card("masks").rows[1][1] == "–"
+    bare.ladder().plotly(), bare.explorer().plotly()
+    assert bare.verdict("masks", 8) == "not measured"
+    other = Provenance(gpu="GPU of tomorrow", slug="x", date="", command="", python="", torch="")
+    unknown = journey.Journey(Study("journey", other, rows()))
+    assert unknown.predicted("fused", 8) is None
+    unknown.ladder().plotly(), unknown.explorer().plotly(), unknown.table()
+
+
+@pytest.mark.parametrize("name", [s.name for s in STEPS if s.before and s.regions])
+def test_changes_are_those_of_the_files(name):
+    text = journey.changes(name).text
+    assert any(line.startswith("+") for line in text.splitlines())
+
+
+def test_small_changes_are_small():
+    assert journey.changes("reciprocal", context=0).text.count("\n") == 2
+    assert "num_stages=9" in journey.changes("too-deep").text
+    assert journey.changes("wide").text.count("rows=128") == 2
+
+
+def test_a_diff_fits_a_phone():
+    """Lines may wrap, and what is before them on every line is left out."""
+    page = listings.Diff("-        a = 1\n ...\n+            b = 2\n")._repr_html_()
+    assert "pre-wrap" in page and ">-a = 1\n<" in page and ">+    b = 2\n<" in page
