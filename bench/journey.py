@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kernels.steps.journey import STEPS, Step, named
 
 from . import data_sheets, listings, style
-from .diagrams import PALETTE
+from .diagrams import PALETTE, Curve, curves
 from .figures import TEMPLATE, Figure, Switch
 from .studies import Study
 from .tables import Table
@@ -19,7 +19,7 @@ LAUNCH_MS = 5e-3  # of the host for one of them, a guess
 LATENCY_MS = 0.7e-3  # of a load from memory, a guess
 ISSUE = 4  # instructions that a multiprocessor starts in a cycle, one for each of its schedulers
 OUTSIDE = 12  # tensors that PyTorch moves for φ and the denominator, beside the kernels' four
-SAME = 0.03  # times closer than this are called the same
+SAME = 0.02  # times closer than this are called the same
 TILE = 64  # rows of a tile of the first steps
 
 
@@ -132,7 +132,7 @@ class Journey:
         if None in issue:
             return Prediction(moved[0], moved[0])
         halves = [max(moved[0] / 2, ms) for ms in issue]
-        return Prediction(sum(halves), moved[0] + sum(issue))
+        return Prediction(sum(halves), max(moved[0], self.copy_ms(B) or 0) + sum(issue))
 
     def verdict(self, name: str, B: int) -> str:
         """What a step was good for, beside the step that it changes."""
@@ -298,6 +298,84 @@ class Journey:
         switch = Switch("Batch", [f"B = {B}" for B in self.batches])
         return Figure(data, layout, alts, [switch], {}, self.source)
 
+    def mix(self, which: str, names: list[str]) -> Figure:
+        """Instructions that a warp issues for each row of tokens, by class, for some steps."""
+        shown = [(n, self.code(n, which)) for n in names]
+        shown = [(n, row) for n, row in shown if row.get("loop") is not None]
+        data = []
+        for i, (label, classes) in enumerate(KINDS.items()):
+            each = []
+            for name, row in shown:
+                kind = "loop" if row["loop"] else "all"
+                issued = sum(row.get(f"{kind}: {c}") or 0 for c in classes) * row["num_warps"]
+                each.append(issued / getattr(named(name).settings, which).rows)
+            data.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": label,
+                    "x": each,
+                    "y": [n for n, _ in shown],
+                    "marker": {"color": (*PALETTE, style.GREY)[i]},
+                    "hovertemplate": f"{label}: %{{x:.3g}}<extra></extra>",
+                    "meta": [0],
+                }
+            )
+        said = "; ".join(
+            f"{n}: " + ", ".join(f"{d['name']} {style.number(d['x'][i])}" for d in data if d["x"])
+            for i, (n, _) in enumerate(shown)
+        )
+        layout = {
+            "height": 130 + 42 * max(1, len(shown)) + 70,
+            "template": TEMPLATE,
+            "margin": {"l": 104, "r": 12, "t": 8, "b": 120},
+            "barmode": "stack",
+            "legend": {"orientation": "h", "x": 0, "y": -0.55, "yanchor": "top"},
+            "xaxis": {"title": {"text": "warp instructions a row"}},
+            "yaxis": {"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
+        }
+        alt = f"Instructions of the {which} pass for each row: {said}."
+        return Figure(data, layout, {"0": alt}, [], {}, self.source)
+
+    def wave_rows(self, B: int) -> list[dict]:
+        found = [r for r in self.study.select(part="waves", B=B) if r["median_ms"]]
+        return sorted(found, key=lambda row: row["programs"])
+
+    def wave_ms(self, row: dict) -> float | None:
+        """One wave after another; no program draws more than a multiprocessor's share."""
+        half, sms = self.copy_ms(row["B"], "half"), self.gpu.sm_count
+        fit = self.code("wide", "state").get("resident")
+        if not (half and sms and fit):
+            return None
+        one = half * row["tiles"] * named("wide").settings.state.rows
+        one /= row["B"] * row["H"] * row["N"]  # of a program that has the whole memory
+        full, rest = divmod(row["programs"], sms * fit)
+        return sum(one * max(n, sms) for n in [sms * fit] * full + [rest] * bool(rest))
+
+    def waves(self) -> Figure:
+        """The state pass over the number of its programs, measured and predicted."""
+        panels, alts = {}, []
+        for B in self.batches:
+            rows = self.wave_rows(B)
+            if not rows:
+                continue
+            x = [row["programs"] for row in rows]
+            times = [row["median_ms"] for row in rows]
+            drawn = [Curve("measured", x, times, "book")]
+            said = [self.wave_ms(row) for row in rows]
+            if None not in said:
+                drawn.append(Curve("predicted", x, said, "sdpa-flash"))
+                copy = self.copy_ms(B, "half")
+                drawn.append(Curve("copy of the same bytes", x, [copy] * len(x), "floor", False))
+            panels[f"B = {B}"] = drawn
+            ends = ", ".join(f"{p}: {style.number(ms)} ms" for p, ms in zip(x, times, strict=True))
+            alts.append(f"Time of the state pass by programs, B = {B}: {ends}.")
+        if not panels:
+            return Figure([], {"height": 100, "template": TEMPLATE}, {"0": "Not measured."})
+        return curves(
+            panels, x="programs", y="time [ms]", alts=alts, switch="Batch", source=self.source
+        )
+
     @property
     def source(self) -> str:
         line = self.study.line
@@ -428,6 +506,15 @@ COLOURS = {
     "output": PALETTE[2],
     "copy": style.GREY,
     "between": style.GREY,
+}
+KINDS = {
+    "tensor cores": ("tensor cores",),
+    "exponentials": ("special functions",),
+    "floating point": ("floating point", "conversion"),
+    "shared memory": ("shared memory", "asynchronous copy"),
+    "global memory": ("global memory", "local memory"),
+    "addresses, moves": ("integers and addresses", "moves"),
+    "waiting": ("synchronization",),
 }
 FACTS = (
     ("registers a thread", "registers", 1),

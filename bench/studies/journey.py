@@ -7,6 +7,7 @@ Rows are told apart by the column `part`:
 - `copy`: that copy, and one of half the bytes, for comparison with one of the two passes
 - `pass`: the kernels of a step, one by one, from torch.profiler
 - `code`: registers, memory and instructions of a step's kernels, and a hash of the instructions
+- `text`: machine code of some kernels, a line of each kind
 - `waves`: the state pass alone, over the number of parts
 - `failed`: a part that did not come to its end, and why
 """
@@ -42,6 +43,8 @@ WAVES = {
     8: (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32),
     1: (4, 8, 12, 16, 20, 24, 28, 32, 33, 34, 36, 40, 48, 56, 64, 66, 67, 72, 80, 99, 100, 128),
 }
+EXCERPTS = (("split", "state"), ("tensor-cores", "state"), ("fused", "state"), ("packed", "state"))
+LINES = r"FFMA|HGMMA\.\S*|LDGSTS\S*|MUFU\.\S*|LDSM\S*|LDS\S*|STS\S*|BAR\.\S*|WARPGROUP\.\S*"
 CLASSES = ("tensor cores", "special functions", "floating point", "conversion", "shared memory")
 CLASSES += ("asynchronous copy", "global memory", "local memory", "integers and addresses")
 CLASSES += ("moves", "synchronization")
@@ -233,6 +236,7 @@ def kernel_rows(watch: Watch):
 def code(watch: Watch):
     """Size and instructions of the kernels of each step, as they were launched."""
     q, k, v = watch.inputs(1, 1024)
+    found = []
     for step in STEPS:
         with ExitStack() as stack:
             ran = [(name, stack.enter_context(compiled.caught(f))) for name, f in step.kernels]
@@ -241,9 +245,16 @@ def code(watch: Watch):
             except Exception as problem:
                 reason = short(problem)
                 yield {"part": "code", "step": step.name, "pass": None, "reason": reason}
-        for name, launched in ran:
-            if launched:
-                yield {"part": "code", "step": step.name, "pass": name, **facts_of(launched[0])}
+        found += [(step.name, name, launched[0]) for name, launched in ran if launched]
+    with ThreadPoolExecutor(THREADS) as pool:  # each of them waits for a program of NVIDIA's
+        facts = pool.map(lambda one: facts_of(one[2]), found)
+        for (step, name, _), row in zip(found, facts, strict=True):
+            yield {"part": "code", "step": step, "pass": name, **row}
+        shown = [one for one in found if one[:2] in EXCERPTS]
+        texts = pool.map(lambda one: compiled.describe(one[2]).excerpt("sass", LINES, 1), shown)
+        for (step, name, _), text in zip(shown, texts, strict=True):
+            if text:
+                yield {"part": "text", "step": step, "pass": name, "text": text}
 
 
 def facts_of(kernel) -> dict:

@@ -12,7 +12,7 @@ from bench import compiled, studies, timing
 from bench.studies import journey as study
 from kernels.steps.journey import STEPS
 
-CODE = compiled.Compiled({}, 4, 49152, 96, 0)
+CODE = compiled.Compiled({"sass": "/*0010*/ MUFU.EX2 R1, R2 ;"}, 4, 49152, 96, 0)
 SASS = "/*0010*/ MUFU.EX2 R1, R2 ;\n/*0020*/ LDS R3, [R4] ;\n/*0030*/ BRA 0x0010 ;"
 
 
@@ -35,7 +35,7 @@ def watch(monkeypatch):
     sampling = timing.Sampling(least=1, most=1, budget_s=0.0, warm_up=0)
     return study.Watch(
         timing.HostClock(), sampling, True, time.monotonic() + 600,
-        device="cpu", dtype=torch.float32, N=512, H=1, batches=(1,),
+        device="cpu", dtype=torch.float32, N=256, H=1, batches=(1,),
     )  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def test_every_step_stands_beside_the_floor(watch):
 def test_a_slow_step_is_measured_short_and_says_so(watch, monkeypatch):
     monkeypatch.setitem(study.SLOW, "python-loop", 128)
     row = next(row for row in study.steps(watch) if row.get("step") == "python-loop")
-    assert row["scaled"] and row["measured_N"] == 128 and row["N"] == 512
-    assert row["median_ms"] == pytest.approx(4 * row["host_ms"])
+    assert row["scaled"] and row["measured_N"] == 128 and row["N"] == 256
+    assert row["median_ms"] == pytest.approx(2 * row["host_ms"])
 
 
 def test_a_wrong_step_is_not_timed(watch, monkeypatch):
@@ -86,10 +86,16 @@ def test_a_step_that_does_not_run_is_a_row(watch, monkeypatch):
 
 
 def test_the_code_of_every_kernel_is_described(watch):
-    rows = list(study.code(watch))
+    rows = [row for row in study.code(watch) if row["part"] == "code"]
     assert len(rows) == sum(len(step.kernels) for step in STEPS)
     assert rows[0]["registers"] == 96 and rows[0]["loop: special functions"] == 1
     assert len({row["hash"] for row in rows}) == 1  # the same instructions, the same hash
+
+
+def test_some_machine_code_is_shown(watch):
+    texts = [row for row in study.code(watch) if row["part"] == "text"]
+    assert [(row["step"], row["pass"]) for row in texts] == list(study.EXCERPTS)
+    assert all("MUFU.EX2" in row["text"] for row in texts)
 
 
 def test_waves_count_programs_and_tiles(watch):

@@ -56,13 +56,13 @@ def test_predictions_are_those_of_the_page(told):
     assert least["tiles"] == pytest.approx(12 * 0.1603 + 2048 * (0.0007 + product), rel=1e-3)
     assert least["split"] == pytest.approx(12 * 0.1603 + 68.72 / 67, rel=1e-3)
     assert least["fused"] == pytest.approx(4 * 0.1603, rel=1e-3)
-    assert least["library"] == told.predicted("library", 8).most == least["fused"]
+    assert least["library"] == least["fused"]
 
 
 def test_instructions_bound_a_step_from_above(told):
     issue = 65536 * 64 / 64 * 400 * 4 / (4 * 132) / 1755e3  # ms for one pass
     said = told.predicted("fused", 8)
-    assert said.most == pytest.approx(4 * 0.1603 + 2 * issue, rel=1e-3)
+    assert said.most == pytest.approx(0.7 + 2 * issue, rel=1e-3)  # at the speed of the copy
     assert said.least < said.most and " to " in str(said)
 
 
@@ -73,7 +73,7 @@ def test_verdicts(told):
     changed = [r | ({"median_ms": 9.9} if r.get("step") == "rows" else {}) for r in rows()]
     other = journey.Journey(Study("journey", H100, changed))
     assert other.verdict("rows", 8).startswith("slower than whole-tensors, 3.1 %")
-    changed = [r | ({"median_ms": 9.65} if r.get("step") == "rows" else {}) for r in rows()]
+    changed = [r | ({"median_ms": 9.62} if r.get("step") == "rows" else {}) for r in rows()]
     other = journey.Journey(Study("journey", H100, changed))
     assert other.verdict("rows", 8) == "the same as whole-tensors"
 
@@ -112,6 +112,38 @@ def test_the_explorer_has_a_text_for_every_choice(told):
     assert "time: PyTorch 0.2 ms, state 0.5 ms, output 0.3 ms, between" in shown
     x, y = told.place("fused", 8)
     assert x == pytest.approx(32) and y == pytest.approx(68.72 / told.ms("fused", 8), rel=1e-3)
+
+
+def test_instructions_are_counted_for_a_row(told):
+    changed = [
+        r | {"loop: special functions": 64, "loop: tensor cores": 4}
+        if r.get("step") in ("fused", "wide") and r["part"] == "code"
+        else r
+        for r in rows()
+    ]
+    other = journey.Journey(Study("journey", H100, changed))
+    figure = other.mix("state", ["fused", "wide"])
+    figure.plotly()
+    exponentials = next(d for d in figure.data if d["name"] == "exponentials")
+    assert exponentials["x"] == [64 * 4 / 64, 64 * 4 / 128]
+    assert "fused: tensor cores 0.25, exponentials 4" in figure.alt
+
+
+def test_waves_are_predicted_one_after_the_other(told):
+    at = {"part": "waves", "B": 1, "H": 8, "N": 65536, "bytes": 1, "median_ms": 0.5}
+    sizes = ((64, 8), (264, 2), (528, 1), (560, 1))
+    found = [{**at, "parts": p, "programs": p, "tiles": n} for p, n in sizes]
+    code = [r | ({"resident": 2} if r["part"] == "code" else {}) for r in rows()]
+    waves = journey.Journey(Study("journey", H100, [*code, *found]))
+    few, one, two, more = (waves.wave_ms(row) for row in waves.wave_rows(1))
+    tile = 0.4 * 128 / (8 * 65536)  # at the full speed of the copy
+    assert few == pytest.approx(8 * tile * 132)  # each draws a 132nd
+    assert one == two == pytest.approx(528 * tile)
+    assert more == pytest.approx(528 * tile + 132 * tile)  # 32 more programs, each drawing its own
+    figure = waves.waves()
+    figure.plotly()
+    assert "64: 0.5 ms, 264: 0.5 ms" in figure.alt
+    assert told.waves().alt == "Not measured."
 
 
 def test_without_most_rows_there_are_dashes():

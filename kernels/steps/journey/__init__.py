@@ -15,6 +15,7 @@ from . import (
     columns,
     eight_warps,
     fused,
+    guessed_waves,
     looped,
     masks,
     masks_again,
@@ -100,7 +101,8 @@ STEPS = (
     settings("wider", "tiles of 256 rows", wider, "wide", 256),
     settings("too-deep", "nine stages", too_deep, "wide", 128),
     settings("eight-warps", "eight warps", eight_warps, "wide", 128),
-    settings("whole-waves", "as many parts as fit at a time", whole_waves, "wide", 128),
+    settings("guessed-waves", "as many parts as should fit", guessed_waves, "wide", 128),
+    settings("whole-waves", "as many parts as do fit", whole_waves, "guessed-waves", 128),
     Step("library", "any shape, stride and sequence", linear_attention, "whole-waves", ()),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Step 20: as many parts as the GPU holds programs at a time.
+"""Step 21: as many parts as the GPU holds programs at a time.
 
 The kernels of step 14 with other settings. Right for contiguous inputs, N a multiple of the tile's
 rows, D and Dv powers of two from 16 on (64 for bfloat16).
@@ -12,7 +12,7 @@ from .passes import Tile
 # [settings:begin]
 SETTINGS = passes.Settings(
     state=Tile(rows=128, num_stages=3, resident=2),
-    output=Tile(rows=128, num_stages=3, resident=4),
+    output=Tile(rows=128, num_stages=3, resident=3),
 )  # fmt: skip
 # [settings:end]
 
