@@ -117,11 +117,24 @@ def read(path) -> Study:
 
 
 def recorded(name: str, directory=None) -> list[Study]:
-    """What is recorded of a study, a Study for each GPU, H100 and the like before older ones."""
+    """What is recorded of a study, a Study for each GPU: the book's own first, newer before older.
+    """
     _module(name)
     found = sorted(Path(directory or DIRECTORY).glob(f"*/{name}.json"))
     studies = [read(path) for path in found]
-    return sorted(studies, key=lambda s: s.provenance.capability or "", reverse=True)
+
+
+    def rank(study):
+        architecture = (study.provenance.capability or "0").split(".")  # "12.0" is after "9.0"
+        return study.provenance.slug == results.MAIN, [int(part) for part in architecture]
+
+    return sorted(studies, key=rank, reverse=True)
+
+
+def beside(study: Study, directory=None) -> list[Study]:
+    """A study and, after it, what is recorded of it on other GPUs: for figures with a switch."""
+    others = recorded(study.study, directory)
+    return [study, *(s for s in others if s.provenance.gpu != study.provenance.gpu)]
 
 
 def study(name: str, directory=None) -> Study:

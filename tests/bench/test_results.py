@@ -125,6 +125,9 @@ def test_records_are_found_by_gpu(make_record, tmp_path):
     assert results.available(tmp_path) == ["large", "newer", "small"]
     assert results.load("small", tmp_path).provenance.gpu == "Small"
     assert results.best_recorded(tmp_path).provenance.slug == "newer"
+    results.write(make_record(lengths=(512,), slug=results.MAIN), tmp_path / f"{results.MAIN}.json")
+    assert results.best_recorded(tmp_path).provenance.slug == results.MAIN, "the book speaks of it"
+    (tmp_path / f"{results.MAIN}.json").unlink()
     with pytest.raises(BenchError, match="no record of 'h900'.*large, newer, small"):
         results.load("h900", tmp_path)
 

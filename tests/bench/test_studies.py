@@ -62,6 +62,18 @@ def test_the_newer_architecture_comes_first(example, tmp_path):
     studies.write(example, tmp_path)
     slugs = [s.provenance.slug for s in studies.recorded("example", tmp_path)]
     assert slugs == ["nvidia-test", "nvidia-old"]
+    book = dataclasses.replace(GPU, slug=studies.results.MAIN, gpu="NVIDIA H100 80GB HBM3")
+    first = dataclasses.replace(example, provenance=book)
+    newer = dataclasses.replace(GPU, slug="nvidia-newer", capability="12.0", gpu="NVIDIA Newer")
+    for study in (first, dataclasses.replace(example, provenance=newer)):
+        studies.write(study, tmp_path)
+    slugs = [s.provenance.slug for s in studies.recorded("example", tmp_path)]
+    assert slugs == [studies.results.MAIN, "nvidia-newer", "nvidia-test", "nvidia-old"]
+    live = dataclasses.replace(first, live=True)
+    shown = studies.beside(live, tmp_path)
+    assert shown[0] is live
+    assert "NVIDIA H100 80GB HBM3" not in [s.provenance.gpu for s in shown[1:]]
+    assert len({s.provenance.gpu for s in shown}) == len(shown) - 1, "two files of one made-up GPU"
 
 
 def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
