@@ -5,12 +5,17 @@ take the text colour of the page, and so fit light and dark.
 """
 
 import html
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from . import style
 from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
+from .tables import Table
 
+AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
+WIDE_LEGEND = 90  # characters, from which on a legend has more lines than the usual margin holds
+MOST_ROWS = 25  # of a table under a figure; of more points some are shown
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B38600", "#2A93D5", "#8C6BB1", "#7A7A00")
 
 
@@ -25,65 +30,142 @@ class Curve:
     markers: bool = True
 
 
+@dataclass(frozen=True)
+class Axis:
+    """Title and scale of an axis; `ticks` maps places to texts.
+
+    A linear one begins at 0 unless `zero` is False. With `words` its values are names, one beside
+    the other, also where they look like numbers. `text` writes a value for the table.
+    """
+
+    title: str
+    log: bool = False
+    ticks: dict = field(default_factory=dict)
+    zero: bool = True
+    words: bool = False
+    text: Callable | None = None
+
+    def layout(self) -> dict:
+        """The axis in Plotly's words."""
+        found = AXIS | {"title": {"text": self.title}}
+        if self.log:
+            found["type"] = "log"
+        elif self.words:
+            found["type"] = "category"
+        elif self.zero:
+            found["rangemode"] = "tozero"
+        if self.ticks:
+            found |= {"tickvals": list(self.ticks), "ticktext": list(self.ticks.values())}
+        return found
+
+    def write(self, value) -> str:
+        """A value as tables show it."""
+        if self.text is not None:
+            return self.text(value)
+        return f"{value:,}" if isinstance(value, int) else _cell(value)
+
+
 def curves(
     panels: dict[str, list[Curve]],
     *,
-    x: str,
-    y: str,
+    x: str | Axis,
+    y: str | Axis,
     alts: list[str],
     switch: str = "Show",
     log: bool = False,
+    marks: list[tuple[str, float]] = (),
     source: str = "",
     height: int = 400,
 ) -> Figure:
     """Curves over a common x; with several panels a switch chooses the one that is shown.
 
-    `panels` maps an option of the switch to its curves, `alts` has one text for each of them;
-    `x` and `y` are titles, and `log` makes both axes logarithmic, x in powers of two.
+    `panels` maps an option of the switch to its curves, `alts` has one text for each of them.
+    `x` and `y` are axes, or their titles alone; of titles, `log` makes both logarithmic, x in
+    powers of two. `marks` are vertical lines, (what stands in the legend, x), drawn in every
+    panel. Under the figure stands a table of the curves of each panel.
     """
-    data = []
+    xs = [n for drawn in panels.values() for curve in drawn for n in curve.x]
+    x_axis = x if isinstance(x, Axis) else _titled(x, log, xs)
+    y_axis = y if isinstance(y, Axis) else _titled(y, log, None)
+    data, numbers = [], {}
     for i, drawn in enumerate(panels.values()):
-        for curve in drawn:
-            look = style.look(curve.look)
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers" if curve.markers else "lines",
-                    "name": curve.label,
-                    "x": list(curve.x),
-                    "y": list(curve.y),
-                    "hovertemplate": f"{curve.label}<br>%{{x}}: %{{y:.3g}}<extra></extra>",
-                    "line": {"color": look.color, "dash": look.dash, "width": 2},
-                    "marker": {"color": look.color, "symbol": look.symbol, "size": 7},
-                    "meta": [i],
-                    "visible": i == 0,
-                }
-            )
-    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
-    x_axis, y_axis = axis | {"title": {"text": x}}, axis | {"title": {"text": y}}
-    if log:
-        lengths = sorted({n for curve in data for n in curve["x"]})
-        marks = _apart(lengths)
-        decades = range(-9, 10)
-        x_axis |= {"type": "log", "tickvals": marks, "ticktext": [*map(style.length, marks)]}
-        y_axis |= {
-            "type": "log",
-            "tickvals": [10.0**e for e in decades],
-            "ticktext": [*map(_decade, decades)],
-        }
-    else:
-        y_axis |= {"rangemode": "tozero"}
+        data += [_trace(curve, i, short=isinstance(x, Axis) and x.log) for curve in drawn]
+        data += _upright(marks, drawn, i, y_axis.log)
+        found = _table(drawn, x_axis, y_axis, source)
+        if found.rows:
+            numbers[str(i)] = found
+    labels = sum(len(t["name"]) + 4 for t in data if t["visible"])
     layout = {
         "height": height,
         "template": TEMPLATE,
-        "margin": MARGIN,
+        "margin": MARGIN if labels < WIDE_LEGEND else MARGIN | {"b": 130},
         "hovermode": "closest",
         "legend": LEGEND,
-        "xaxis": x_axis,
-        "yaxis": y_axis,
+        "xaxis": x_axis.layout(),
+        "yaxis": y_axis.layout(),
     }
     texts = {str(i): alt for i, alt in enumerate(alts)}
-    return Figure(data, layout, texts, [Switch(switch, list(panels))], {}, source)
+    return Figure(data, layout, texts, [Switch(switch, list(panels))], numbers, source)
+
+
+def _titled(title: str, log: bool, lengths: list | None) -> Axis:
+    """An axis of which the title is all that was said: of `lengths`, or None for a y axis."""
+    if log and lengths is not None:
+        marks = {n: style.length(n) for n in _apart(sorted(set(lengths)))}
+        return Axis(title, True, marks, text=style.length)
+    if log:
+        return Axis(title, True, {10.0**e: _decade(e) for e in range(-9, 10)})
+    return Axis(title, zero=lengths is None)
+
+
+def _trace(curve: Curve, panel: int, dash=None, width: float = 2, short: bool = False) -> dict:
+    """A curve in Plotly's words; with `short` a hover says 16.78M for 2²⁴."""
+    look = style.look(curve.look)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if curve.markers else "lines",
+        "name": curve.label,
+        "x": list(curve.x),
+        "y": list(curve.y),
+        "hovertemplate": f"{curve.label}<br>%{{x{':.4s' * short}}}: %{{y:.3g}}<extra></extra>",
+        "line": {"color": look.color, "dash": dash or look.dash, "width": width},
+        "marker": {"color": look.color, "symbol": look.symbol, "size": 7},
+        "meta": [panel],
+        "visible": panel == 0,
+    }
+
+
+def _upright(marks, drawn: list[Curve], panel: int, log: bool) -> list[dict]:
+    """Vertical lines as high as the curves of a panel; none where that has no points."""
+    ys = [v for curve in drawn for v in curve.y if v is not None]
+    if not ys:
+        return []
+    height = [min(ys) if log else 0, max(ys)]
+    dashes = ("dash", "longdashdot", "dot")
+    return [
+        _trace(Curve(name, [at, at], height, "floor", False), panel, dashes[i % 3], 1)
+        for i, (name, at) in enumerate(marks)
+    ]
+
+
+def _table(drawn: list[Curve], x: Axis, y: Axis, source: str) -> Table:
+    """A row for each x at which something was marked, or for some where nothing is."""
+    marked = [curve for curve in drawn if curve.markers] or drawn
+    places = list(dict.fromkeys(n for curve in marked for n in curve.x))
+    if not any(isinstance(n, str) for n in places):
+        places.sort()
+    if len(places) > MOST_ROWS:
+        step = (len(places) - 1) / (MOST_ROWS - 1)
+        places = [places[round(i * step)] for i in range(MOST_ROWS)]
+    found = {c.label: dict(zip(c.x, c.y, strict=True)) for c in drawn}
+    found = {name: at for name, at in found.items() if any(at.get(n) is not None for n in places)}
+    rows = [[x.write(n), *(_cell(at.get(n)) for at in found.values())] for n in places]
+    caption = f"{y.title[:1].upper()}{y.title[1:]}. {source}"
+    return Table([x.title, *found], rows if found else [], caption.strip())
+
+
+def _cell(value) -> str:
+    return value if isinstance(value, str) else style.number(value)
 
 
 def _apart(lengths: list) -> list:

@@ -1,18 +1,16 @@
-"""Figures of the memory: lines over bytes or counts, maps of words, and the levels as a drawing.
+"""Figures of the memory: axes of bytes, maps of words, and the levels as a drawing.
 
 They use the format and the look of `bench.figures` and `bench.diagrams`.
 """
 
 import html
 import math
-from dataclasses import dataclass, field
 
 from . import style
-from .diagrams import PALETTE, Curve, Drawing
-from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
+from .diagrams import AXIS, PALETTE, Axis, Drawing
+from .figures import LEGEND, TEMPLATE, Figure, Switch
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 
 
 def size(nbytes: float) -> str:
@@ -23,93 +21,16 @@ def size(nbytes: float) -> str:
     return f"{style.number(nbytes)}\u00a0B"
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Title and scale of an axis; `ticks` maps places to texts, `least` is where it begins.
-
-    With `words` its values are names, one beside the other, also where they look like numbers.
-    """
-
-    title: str
-    log: bool = False
-    ticks: dict = field(default_factory=dict)
-    least: float | None = None
-    words: bool = False
-
-    def layout(self) -> dict:
-        found = AXIS | {"title": {"text": self.title}}
-        if self.log:
-            found["type"] = "log"
-        elif self.words:
-            found["type"] = "category"
-        elif self.least is None:
-            found["rangemode"] = "tozero"
-        if self.ticks:
-            found |= {"tickvals": list(self.ticks), "ticktext": list(self.ticks.values())}
-        return found
-
-
 def bytes_axis(title: str, low: float, high: float, every: int = 4) -> Axis:
     """A logarithmic axis of bytes from `low` to `high`, a tick at every `every`-th power of two."""
     powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
-    return Axis(title, True, {2**p: size(2**p) for p in powers if p % every == 0})
+    return Axis(title, True, {2**p: size(2**p) for p in powers if p % every == 0}, text=size)
 
 
 def decades_axis(title: str, low: float, high: float) -> Axis:
     """A logarithmic axis with a tick at every power of ten around `low` to `high`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return Axis(title, True, {10.0**p: style.number(10.0**p) for p in powers})
-
-
-def lines(
-    panels: dict[str, list[Curve]],
-    *,
-    x: Axis,
-    y: Axis,
-    alts: list[str],
-    marks: list[tuple[str, float]] = (),
-    switch: str = "Show",
-    source: str = "",
-    height: int = 420,
-) -> Figure:
-    """Curves on axes of any scale; with several panels a switch chooses the one that is shown.
-
-    `marks` are vertical lines, (what stands in the legend, x), drawn in every panel.
-    """
-    data = []
-    for i, drawn in enumerate(panels.values()):
-        ys = [v for curve in drawn for v in curve.y if v is not None]
-        low = min(ys, default=1) if y.log else 0
-        upright = [Curve(name, [at, at], [low, max(ys)], "mark", False) for name, at in marks if ys]
-        for n, curve in enumerate([*drawn, *upright]):
-            mark = curve.look == "mark"
-            look = style.look("floor" if mark else curve.look)
-            dash = ("dash", "longdashdot", "dot")[(n - len(drawn)) % 3] if mark else look.dash
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers" if curve.markers else "lines",
-                    "name": curve.label,
-                    "x": list(curve.x),
-                    "y": list(curve.y),
-                    "hovertemplate": f"{curve.label}<br>%{{x:.4s}}: %{{y:.3s}}<extra></extra>",
-                    "line": {"color": look.color, "dash": dash, "width": 1 if mark else 2},
-                    "marker": {"color": look.color, "symbol": look.symbol, "size": 6},
-                    "meta": [i],
-                    "visible": i == 0,
-                }
-            )
-    layout = {
-        "height": height,
-        "template": TEMPLATE,
-        "margin": MARGIN | {"b": 130},
-        "hovermode": "closest",
-        "legend": LEGEND,
-        "xaxis": x.layout(),
-        "yaxis": y.layout(),
-    }
-    texts = {str(i): alt for i, alt in enumerate(alts)}
-    return Figure(data, layout, texts, [Switch(switch, list(panels))], {}, source)
 
 
 LEVELS = ("rgba(128, 128, 128, 0.12)", "#2A93D5", "#D55E00")

@@ -281,7 +281,6 @@ def best_recorded(directory=None) -> Record:
             "There is no record in results/: run `python -m bench run` on a machine with a GPU."
         )
 
-
     def rank(record):
         verified = sum(m.ok for m in record.measurements)
         return record.provenance.slug == MAIN, verified, record.provenance.date

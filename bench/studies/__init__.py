@@ -117,12 +117,10 @@ def read(path) -> Study:
 
 
 def recorded(name: str, directory=None) -> list[Study]:
-    """What is recorded of a study, a Study for each GPU: the book's own first, newer before older.
-    """
+    """What is recorded of a study, a Study for each GPU: the book's own, then newer before older."""
     _module(name)
     found = sorted(Path(directory or DIRECTORY).glob(f"*/{name}.json"))
     studies = [read(path) for path in found]
-
 
     def rank(study):
         architecture = (study.provenance.capability or "0").split(".")  # "12.0" is after "9.0"

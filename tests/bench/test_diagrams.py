@@ -1,5 +1,6 @@
 """Explaining figures and listings: valid, with alternative text, and true to the code."""
 
+import json
 import re
 from xml.etree import ElementTree
 
@@ -44,6 +45,65 @@ def test_labels_of_logarithmic_axes_have_room():
     decades = dict(zip(layout["yaxis"]["tickvals"], layout["yaxis"]["ticktext"], strict=True))
     assert (decades[1e-6], decades[0.001], decades[1000.0]) == ("10⁻⁶", "0.001", "1000")
     assert max(map(len, decades.values())) <= 5
+
+
+def test_curves_draw_curves_and_marks_for_each_panel():
+    panels = {
+        "A": [diagrams.Curve("one", [1, 10], [2, 20], "book")],
+        "B": [
+            diagrams.Curve("one", [1, 10], [3, 300], "book"),
+            diagrams.Curve("two", [1], [None], "floor"),
+        ],
+    }
+    figure = diagrams.curves(
+        panels,
+        x=diagrams.Axis("x", True),
+        y=diagrams.Axis("y", True),
+        alts=["a", "b"],
+        marks=[("here", 5)],
+    )
+    assert [t["name"] for t in figure.data] == ["one", "here", "one", "two", "here"]
+    assert [t["meta"] for t in figure.data] == [[0], [0], [1], [1], [1]]
+    assert figure.data[4]["y"] == [3, 300]  # a mark is as high as its panel
+    assert figure.switches[0].options == ["A", "B"]
+    json.dumps(figure.spec(), allow_nan=False)
+
+
+def test_curves_without_points_are_still_a_figure():
+    figure = diagrams.curves(
+        {"A": [diagrams.Curve("none", [], [], "book")]},
+        x=diagrams.Axis("x"), y=diagrams.Axis("y", True), alts=["nothing"], marks=[("here", 5)],
+    )  # fmt: skip
+    assert len(figure.data) == 1 and "nothing" in figure.html()
+
+
+def test_a_table_stands_under_the_curves_of_each_panel():
+    figure = diagrams.curves(
+        {
+            "first": [
+                diagrams.Curve("measured", [1024, 512], [0.25, None], "book"),
+                diagrams.Curve("model", [512, 700, 1024], [1.0, 2.0, 3.0], "floor", False),
+                diagrams.Curve("elsewhere", [7], [1.0], "eager", False),
+            ],
+            "words": [diagrams.Curve("a", ["b", "a"], [1.5, 2.5], "book")],
+            "empty": [diagrams.Curve("a", [], [], "book")],
+        },
+        x="N", y="time [ms]", alts=["", "", ""], log=False, source="Here.",
+    )  # fmt: skip
+    assert list(figure.numbers) == ["0", "1"]
+    assert figure.numbers["0"].columns == ["N", "measured", "model"]
+    assert figure.numbers["0"].rows == [["512", "–", "1"], ["1,024", "0.25", "3"]]
+    assert figure.numbers["0"].caption == "Time [ms]. Here."
+    assert figure.numbers["1"].rows == [["b", "1.5"], ["a", "2.5"]]
+    page = figure.html()
+    assert page.count("data-choice=") == 2 and 'data-choice="1" hidden' in page
+
+
+def test_a_long_curve_has_a_short_table():
+    line = [diagrams.Curve("a", list(range(1000)), [1.0] * 1000, "book", False)]
+    rows = diagrams.curves({"": line}, x="n", y="y", alts=[""]).numbers["0"].rows
+    assert len(rows) == diagrams.MOST_ROWS
+    assert (rows[0][0], rows[-1][0]) == ("0", "999")
 
 
 def test_programs_show_who_loads_what():

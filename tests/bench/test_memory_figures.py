@@ -1,12 +1,9 @@
 """Figures of the memory, the limits of a multiprocessor, and the data sheets."""
 
-import json
-
 import pytest
 
 from bench import data_sheets, memory_figures, occupancy
-from bench.diagrams import Curve
-from bench.memory_figures import Axis
+from bench.diagrams import Axis
 
 
 def test_sizes_are_in_binary_units():
@@ -20,30 +17,7 @@ def test_axes_have_ticks_where_they_say():
     assert list(memory_figures.bytes_axis("b", 2**13, 2**21).ticks) == [2**16, 2**20]
     assert list(memory_figures.decades_axis("t", 0.02, 150).ticks) == [0.01, 0.1, 1, 10, 100, 1000]
     assert Axis("x", words=True).layout()["type"] == "category"
-    assert "rangemode" not in Axis("x", least=3).layout()
-
-
-def test_lines_draw_curves_and_marks_for_each_panel():
-    panels = {
-        "A": [Curve("one", [1, 10], [2, 20], "book")],
-        "B": [Curve("one", [1, 10], [3, 300], "book"), Curve("two", [1], [None], "floor")],
-    }
-    figure = memory_figures.lines(
-        panels, x=Axis("x", True), y=Axis("y", True), alts=["a", "b"], marks=[("here", 5)]
-    )
-    assert [t["name"] for t in figure.data] == ["one", "here", "one", "two", "here"]
-    assert [t["meta"] for t in figure.data] == [[0], [0], [1], [1], [1]]
-    assert figure.data[4]["y"] == [3, 300]  # a mark is as high as its panel
-    assert figure.switches[0].options == ["A", "B"]
-    json.dumps(figure.spec(), allow_nan=False)
-
-
-def test_lines_without_points_are_still_a_figure():
-    figure = memory_figures.lines(
-        {"A": [Curve("none", [], [], "book")]},
-        x=Axis("x"), y=Axis("y", True), alts=["nothing"], marks=[("here", 5)],
-    )  # fmt: skip
-    assert len(figure.data) == 1 and "nothing" in figure.html()
+    assert "rangemode" not in Axis("x", zero=False).layout()
 
 
 @pytest.mark.parametrize(
