@@ -15,6 +15,7 @@ from .chunks import cost
 from .diagrams import PALETTE, Drawing
 from .figures import LEGEND, TEMPLATE, Figure, Switch
 from .studies import Study
+from .tables import Table
 
 
 def associativity(n: int = 112, d: int = 36) -> Drawing:
@@ -253,25 +254,28 @@ class Explorer(Figure):
 PANELS = ("10⁹ FLOPs", "moved [MiB]", "held [MiB]", "time [ms]")
 
 
-def explorer(study: Study, bandwidth: float) -> Explorer:
+def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
     """FLOPs, bytes, memory and time of causal linear attention over the chunk size.
 
-    `study` is the one named chunk-size, `bandwidth` [B/s] turns the counted bytes into a
-    prediction.
+    `shown` maps a GPU to its study named chunk-size and to the bandwidth [B/s] that turns the
+    counted bytes into a prediction.
     """
-    sizes = sorted({r["D"] for r in study.rows}, key=lambda D: (D != 64, D))
-    first = study.rows[0]
+    every = [study for study, _ in shown.values()]
+    sizes = sorted({r["D"] for s in every for r in s.rows}, key=lambda D: (D != 64, D))
+    first = every[0].rows[0]
     N, tokens = first["N"], first["B"] * first["H"] * first["N"]
     steps = [2**i for i in range(N.bit_length())]
-    data, alts, readings = [], {}, {}
-    for i, D in enumerate(sizes):
+    data, alts, readings, numbers = [], {}, {}, {}
+    states = itertools.product(enumerate(shown.values()), enumerate(sizes))
+    for (g, (study, bandwidth)), (i, D) in states:
+        key = [g, i]
         counted = {c: cost(D, c) for c in steps}
         found = {
             form: {r["chunk"]: r for r in study.select(form=form, D=D, status="ok")}
             for form in ("at-once", "in-turn", "kernel", "copy")
         }
 
-        def line(panel, label, look, points, i=i, dots=True):
+        def line(panel, label, look, points, key=key, dots=True):
             """One line of one panel; `points` maps a chunk size to a value."""
             drawn = style.look(look)
             data.append(
@@ -280,7 +284,7 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
                     "mode": "lines+markers" if dots else "lines",
                     "name": label,
                     "legendgroup": label,
-                    "showlegend": (label, i) not in {(t["name"], t["meta"][0]) for t in data},
+                    "showlegend": (label, key) not in [(t["name"], t["meta"]) for t in data],
                     "x": [math.log2(c) for c in points],
                     "y": list(points.values()),
                     "yaxis": f"y{panel + 1}" if panel else "y",
@@ -288,8 +292,8 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
                     "hovertemplate": f"{label}: %{{y:.3g}}<extra></extra>",
                     "line": {"color": drawn.color, "dash": drawn.dash, "width": 2},
                     "marker": {"color": drawn.color, "symbol": drawn.symbol, "size": 6},
-                    "meta": [i],
-                    "visible": i == 0,
+                    "meta": key,
+                    "visible": key == [0, 0],
                 }
             )
 
@@ -339,17 +343,25 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
                 f"{style.number(times[max(times)])} ms at C = {max(times)} and "
                 f"{style.number(times[min(times)])} ms at C = {min(times)}"
             )
-        alts[str(i)] = (
+        choice = f"{g},{i}"
+        alts[choice] = (
             f"D = {D}: FLOPs grow with C, bytes and memory are large at both ends and least near "
             f"C = {min(steps, key=lambda c: counted[c].bytes)}; {ends}."
         )
-        readings[str(i)] = [
+        caption = f"Time [ms], D = {D}; {study.line}."
+        body = [
+            [style.length(c), *(style.number(r and r["median_ms"]) for r in rows)]
+            for c, *rows in ((c, at_once.get(c), in_turn.get(c)) for c in steps)
+        ]
+        columns = ["chunk size C", "all chunks at once", "one after another"]
+        numbers[choice] = Table(columns, body, caption)
+        readings[choice] = [
             _reading(c, N, D, tokens, counted[c], at_once.get(c), in_turn.get(c)) for c in steps
         ]
 
     axis = {"showline": True, "zeroline": False, "ticks": "outside"}
     decades = [10.0**e for e in range(-4, 7)]
-    shown = range(0, len(steps), 2)
+    ticked = range(0, len(steps), 2)
     layout = {
         "height": 860,
         "template": TEMPLATE,
@@ -359,8 +371,8 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
         "xaxis": axis
         | {
             "title": {"text": "chunk size C"},
-            "tickvals": list(shown),
-            "ticktext": [style.length(steps[j]) for j in shown],
+            "tickvals": list(ticked),
+            "ticktext": [style.length(steps[j]) for j in ticked],
             "range": [-0.3, len(steps) - 0.7],
             "anchor": "y4",
         },
@@ -383,14 +395,14 @@ def explorer(study: Study, bandwidth: float) -> Explorer:
         }
     source = (
         "At the bottom, counted is the time that the counted bytes would take. All other lines are "
-        f"measured, kernel and copy once and drawn across; {study.line}."
+        f"measured, kernel and copy once and drawn across; {'; '.join(s.line for s in every)}."
     )
     return Explorer(
         data,
         layout,
         alts,
-        [Switch("Head size", [f"D = {D}" for D in sizes])],
-        {},
+        [Switch("GPU", list(shown)), Switch("Head size", [f"D = {D}" for D in sizes])],
+        numbers,
         source,
         steps=[str(c) for c in steps],
         readings=readings,

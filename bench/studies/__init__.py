@@ -117,7 +117,7 @@ def read(path) -> Study:
 
 
 def recorded(name: str, directory=None) -> list[Study]:
-    """What is recorded of a study, a Study for each GPU: the book's own, then newer before older."""
+    """What is recorded of a study, a Study for each GPU: the book's own, then newer ones."""
     _module(name)
     found = sorted(Path(directory or DIRECTORY).glob(f"*/{name}.json"))
     studies = [read(path) for path in found]

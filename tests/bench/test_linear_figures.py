@@ -1,5 +1,6 @@
 """Figures of linear attention show what they say, and the counted costs are those of the code."""
 
+import dataclasses
 import json
 import re
 
@@ -80,40 +81,55 @@ def test_maps_scale_each_row():
 
 
 def test_the_explorer_shows_what_was_measured_and_no_more(study):
-    figure = linear_figures.explorer(study, 1e12)
-    assert figure.switches[0].options == ["D = 64", "D = 32"]
+    figure = linear_figures.explorer({"NVIDIA Test": (study, 1e12)})
+    assert [s.options for s in figure.switches] == [["NVIDIA Test"], ["D = 64", "D = 32"]]
     measured = [
         t
         for t in figure.data
-        if t["name"] == "measured, all chunks at once" and t["meta"] == [0] and t["yaxis"] == "y4"
+        if t["name"] == "measured, all chunks at once"
+        and t["meta"] == [0, 0]
+        and t["yaxis"] == "y4"
     ]
     assert measured[0]["x"] == [2, 4, 5, 6, 7]  # C = 1 failed
     assert measured[0]["y"][3] == 1
-    assert "least time is 1 ms at C = 64" in figure.alts["0"]
-    assert "least time is 1 ms at C = 32" in figure.alts["1"]
-    assert not [t for t in figure.data if t["meta"] == [1] and "kernel" in t["name"]]
+    assert "least time is 1 ms at C = 64" in figure.alts["0,0"]
+    assert "least time is 1 ms at C = 32" in figure.alts["0,1"]
+    assert not [t for t in figure.data if t["meta"] == [0, 1] and "kernel" in t["name"]]
     json.dumps(figure.spec(), allow_nan=False)
 
 
+def test_the_explorer_switches_between_gpus(study):
+    provenance = dataclasses.replace(GPU, gpu="NVIDIA Faster")
+    rows = [r | {"median_ms": r["median_ms"] and r["median_ms"] / 2} for r in study.rows]
+    faster = Study("chunk-size", provenance, rows)
+    figure = linear_figures.explorer({"A": (study, 1e12), "B": (faster, 2e12)})
+    figure.plotly()
+    assert figure.switches[0].options == ["A", "B"]
+    assert list(figure.alts) == list(figure.readings) == list(figure.numbers)
+    assert "least time is 0.5 ms at C = 64" in figure.alts["1,0"]
+    assert "NVIDIA Test" in figure.provenance and "NVIDIA Faster" in figure.provenance
+    assert {tuple(t["meta"]) for t in figure.data if t["visible"]} == {(0, 0)}
+
+
 def test_the_explorer_predicts_from_bytes(study):
-    figure = linear_figures.explorer(study, 1e12)
+    figure = linear_figures.explorer({"NVIDIA Test": (study, 1e12)})
     line = next(t for t in figure.data if t["yaxis"] == "y4" and t["name"] == "all, counted")
     tokens = 8 * 256
     assert line["y"][0] == pytest.approx(1e3 * tokens * chunks.cost(64, 1).bytes / 1e12)
 
 
 def test_the_slider_has_a_text_for_every_step_and_choice(study):
-    figure = linear_figures.explorer(study, 1e12)
+    figure = linear_figures.explorer({"NVIDIA Test": (study, 1e12)})
     assert figure.steps == [str(2**i) for i in range(9)]
     assert {len(texts) for texts in figure.readings.values()} == {9}
-    assert "7\u00a0ms one after another" in figure.readings["0"][6]
-    assert "Not measured" in figure.readings["0"][0]
+    assert "7\u00a0ms one after another" in figure.readings["0,0"][6]
+    assert "Not measured" in figure.readings["0,0"][0]
     page = figure.html()
     assert 'type="range" min="0" max="8"' in page
     texts = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(texts[0]) == figure.readings
     # one legend entry for each name and choice
-    shown = [(t["name"], t["meta"][0]) for t in figure.data if t["showlegend"]]
+    shown = [(t["name"], *t["meta"]) for t in figure.data if t["showlegend"]]
     assert len(shown) == len(set(shown))
 
 
