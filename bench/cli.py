@@ -143,6 +143,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchError as problem:
         _say(str(problem))
         return 2
+    except OSError as problem:  # a folder that cannot be written, a full disk
+        if problem.filename is None:
+            raise
+        _say(f"{problem.filename} cannot be used: {problem.strerror}.")
+        return 2
 
 
 def _say(text: str) -> None:
@@ -211,6 +216,8 @@ def _study(options) -> int:
     for name in options.name:
         if name not in known:
             raise BenchError(f"There is no study {name!r}; known: {', '.join(known)}.")
+    if not hardware.has_gpu():
+        raise BenchError(studies.NO_GPU)
     failed = []
     for name in options.name or known:
         _say(f"{name}: {studies.about(name)}")
@@ -231,6 +238,8 @@ def _report(options) -> int:
     if options.recorded:
         place = (options.out or studies.DIRECTORY) / options.recorded / f"{name}.json"
         study = studies.read(place)
+        if study.study != name:
+            raise BenchError(f"{place} holds the study {study.study!r}, not {name!r}.")
     else:
         study = studies.run(name, options.quick, hardware.command_line(), _say)
         _say(f"wrote {studies.write(study, options.out)}")
@@ -300,6 +309,8 @@ def _record(name: str | None) -> results.Record:
     if name is None:
         return results.best_recorded()
     if name.endswith(".json") or "/" in name:
+        if '"study"' in results.text_of(name):
+            raise BenchError(f"{name} holds a study, and this command shows runs (see --help).")
         return results.read(name)
     return results.load(name)
 

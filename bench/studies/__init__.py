@@ -113,7 +113,10 @@ def run(name: str, quick: bool = False, command: str = "", say: Callable = print
 
 def read(path) -> Study:
     """Read and check the file of a study; BenchError says in one sentence what is wrong with it."""
-    return results.validated(Study, results.text_of(path), str(path), SCHEMA)
+    study = results.validated(Study, results.text_of(path), str(path), SCHEMA)
+    if study.study not in names():
+        raise BenchError(f"{path} holds the study {study.study!r}; known: {', '.join(names())}.")
+    return study
 
 
 def recorded(name: str, directory=None) -> list[Study]:

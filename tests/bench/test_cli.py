@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import cli, hardware, readme, results
+from bench import cli, hardware, readme, results, studies
 
 
 @pytest.fixture
@@ -39,6 +39,11 @@ def no_gpu(monkeypatch):
         (["memory"], "needs an NVIDIA GPU"),
         (["profile"], "needs an NVIDIA GPU"),
         (["limits", "--recorded", "h900"], "There is no results file"),
+        (["figures", "--out", "/proc/nowhere"], "/proc/nowhere cannot be used: No such file"),
+        (["figures", "h900"], "no record of 'h900'"),
+        (["study", "nothing"], "no study 'nothing'"),
+        (["study", "limits"], "needs an NVIDIA GPU"),
+        (["readme", "--readme", "absent.md"], "absent.md cannot be read"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys):
@@ -48,6 +53,21 @@ def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys)
     assert told.out == ""
     assert len(told.err.strip().splitlines()) == 1
     assert "Traceback" not in told.err
+
+
+def test_a_study_in_the_place_of_another(record, tmp_path, capsys):
+    rows = [{"n": 1}]
+    wrong = studies.Study("memory", record.provenance, rows)
+    place = tmp_path / record.provenance.slug / "limits.json"
+    results.write(wrong, place)
+    assert cli.main(["limits", "--recorded", record.provenance.slug, "--out", str(tmp_path)]) == 2
+    assert "holds the study 'memory', not 'limits'" in capsys.readouterr().err
+    assert cli.main(["show", str(place)]) == 2
+    assert "holds a study" in capsys.readouterr().err
+    assert cli.main(["check", str(place)]) == 0
+    results.write(studies.Study("nonsense", record.provenance, rows), place)
+    assert cli.main(["check", str(place)]) == 2
+    assert "holds the study 'nonsense'; known: " in capsys.readouterr().err
 
 
 COMMANDS = ["run", "study", "limits", "memory", "profile", "compare", "tune", "show", "check"]
