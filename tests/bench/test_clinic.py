@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench import hardware, studies, timing
+from bench import clinic_figures, hardware, studies, tables, timing
 from bench.studies import clinic
 
 
@@ -67,3 +67,29 @@ def test_an_expanded_tensor_is_counted_as_if_it_were_stored():
     y = torch.zeros(1, 1024, dtype=torch.float16).expand(64, 1024)
     moved = 2 * x.nbytes
     assert clinic.bandwidth_of_an_add(x, y, 1.0) * 1e9 == 1.5 * moved
+
+
+def test_the_figures(on_cpu):
+    gpu = hardware.Provenance("NVIDIA Test", "test", "2026-01-31T00:00:00Z", "", "3.12", "2.11")
+    rows = clinic.measure(True, lambda text: None)
+    study = studies.Study("clinic", gpu, rows)
+    figure = clinic_figures.factors([study, study])
+    figure.plotly()
+    assert len(figure.data[0]["y"]) == len(clinic.CASES) == len(clinic_figures.NAMES)
+    assert len(figure.switches[0].options) == 2
+    empty = studies.Study("clinic", gpu, [{"case": "drift", "status": "failed"}])
+    assert isinstance(clinic_figures.factors([empty]), tables.Table)
+
+
+def test_a_clock_of_the_timeline_encloses_what_it_says():
+    figure = clinic_figures.timeline(calls=3)
+    figure.plotly()
+    assert len(figure.alts) == len(figure.switches[0].options) == 4
+    clocks = [t for t in figure.data if t["name"] == "what the clock reads"]
+    runs = [t for t in figure.data if t["name"] == "a call runs"]
+    for panel, encloses in ((0, False), (1, True), (3, True)):
+        start, stop = clocks[panel]["x"]
+        first = min(runs[panel]["base"])
+        last = max(b + x for b, x in zip(runs[panel]["base"], runs[panel]["x"], strict=True))
+        assert (start <= first and stop >= last) is encloses
+    assert clocks[3]["x"] == [runs[3]["base"][0], runs[3]["base"][0] + runs[3]["x"][0]]

@@ -1,0 +1,155 @@
+"""Figures of the benchmark clinic: who does what while a clock runs, how wrong the cases are."""
+
+from . import style, tables
+from .diagrams import PALETTE
+from .figures import LEGEND, TEMPLATE, Figure, Switch
+from .studies import Study
+
+NAMES = {
+    "asynchronous": "1 the launch",
+    "warm_cache": "2 the cache",
+    "tuning": "3 the tuning",
+    "drift": "4 the drift",
+    "wrong_bytes": "5 the bytes",
+    "unverified": "6 the result",
+}
+LANES = ("host", "GPU")
+ISSUE, RUN, FLUSH = 1.0, 4.0, 3.0  # lengths in a drawing, without a unit
+
+
+def timeline(calls: int = 3) -> Figure:
+    """Host and GPU over time for four ways to place a clock, with where it starts and stops."""
+    issue = [("host", i * ISSUE, ISSUE, "issue a call") for i in range(calls)]
+    run = [("GPU", ISSUE + i * RUN, RUN, "a call runs") for i in range(calls)]
+    end = ISSUE + calls * RUN
+    slow = [("host", i * RUN, RUN, "issue a call") for i in range(calls)]
+    short = [("GPU", (i + 1) * RUN, ISSUE, "a call runs") for i in range(calls)]
+    held = [
+        ("host", 0, ISSUE, "flush and hold"),
+        ("host", 2 * ISSUE, RUN, "issue a call"),
+        ("GPU", ISSUE, FLUSH, "flush and hold"),
+        ("GPU", ISSUE + FLUSH, 3 * ISSUE, "flush and hold"),
+        ("GPU", ISSUE + FLUSH + 3 * ISSUE, ISSUE, "a call runs"),
+    ]
+    panels = {
+        "host clock, no synchronization": (issue + run, 0, calls * ISSUE),
+        "host clock, synchronized": (issue + run, 0, end),
+        "events, short kernels": (slow + short, RUN, calls * RUN + ISSUE),
+        "the bench: flush, hold, events": (held, FLUSH + 4 * ISSUE, FLUSH + 5 * ISSUE),
+    }
+    alts = {
+        "0": "The clock stops when all calls are issued; the GPU has only begun to run them.",
+        "1": "The clock stops when the last call has run.",
+        "2": "Issuing a call takes longer than running it: between the two events the GPU mostly "
+        "waits for the host.",
+        "3": "A flush and a hold occupy the GPU while the host issues the call; the events "
+        "enclose the call alone.",
+    }
+    colors = {"issue a call": PALETTE[1], "a call runs": PALETTE[0], "flush and hold": style.GREY}
+    data = []
+    for i, (work, start, stop) in enumerate(panels.values()):
+        for name, color in colors.items():
+            mine = [(lane, at, length) for lane, at, length, what in work if what == name]
+            if not mine:
+                continue
+            data.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": name,
+                    "y": [lane for lane, _, _ in mine],
+                    "base": [at for _, at, _ in mine],
+                    "x": [length for _, _, length in mine],
+                    "width": 0.5,
+                    "marker": {"color": color, "line": {"color": "#ffffff", "width": 1}},
+                    "hoverinfo": "name",
+                    "meta": [i],
+                    "visible": i == 0,
+                }
+            )
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": "what the clock reads",
+                "x": [start, stop],
+                "y": ["clock", "clock"],
+                "line": {"color": PALETTE[2], "width": 4},
+                "marker": {"symbol": "line-ns-open", "size": 18, "color": PALETTE[2]},
+                "hoverinfo": "name",
+                "meta": [i],
+                "visible": i == 0,
+            }
+        )
+    layout = {
+        "height": 300,
+        "template": TEMPLATE,
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 96},
+        "barmode": "overlay",
+        "legend": LEGEND | {"y": -0.35},
+        "xaxis": {"title": {"text": "time"}, "showticklabels": False, "zeroline": False},
+        "yaxis": {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": ["clock", "GPU", "host"],
+        },
+    }
+    switch = Switch("Clock", list(panels))
+    return Figure(data, layout, alts, [switch], {}, "Drawn, not measured.")
+
+
+def factors(shown: list[Study]) -> Figure | tables.Table:
+    """By how much each wrong measurement misses, a panel for each GPU."""
+    data, alts, numbers, options = [], {}, {}, []
+    for study in shown:
+        rows = {r["case"]: r for r in study.rows if r["status"] == "ok"}
+        cases = [c for c in NAMES if c in rows]
+        if not cases:
+            continue
+        key = len(options)
+        values = [rows[c]["factor"] for c in cases]
+        data.append(
+            {
+                "type": "bar",
+                "x": [NAMES[c] for c in cases],
+                "y": values,
+                "name": "right / wrong",
+                "marker": {"color": PALETTE[1]},
+                "hovertemplate": "%{x}: %{y:.3g}<extra></extra>",
+                "meta": [key],
+                "visible": key == 0,
+            }
+        )
+        said = [f"{NAMES[c]} {style.number(v)}" for c, v in zip(cases, values, strict=True)]
+        alts[str(key)] = f"How many times too fast the wrong measurement looks: {', '.join(said)}."
+        body = [
+            [
+                NAMES[c],
+                style.number(rows[c]["wrong_ms"]),
+                style.number(rows[c]["right_ms"]),
+                style.number(rows[c]["factor"]),
+            ]
+            for c in cases
+        ]
+        numbers[str(key)] = tables.Table(
+            ["case", "wrong [ms]", "right [ms]", "times too fast"], body, f"{study.line}."
+        )
+        options.append(study.provenance.gpu.removeprefix("NVIDIA "))
+    source = "; ".join(study.line for study in shown)
+    if not data:
+        return tables.Table(["nothing was measured"], [], source)
+    layout = {
+        "height": 360,
+        "template": TEMPLATE,
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 72},
+        "showlegend": False,
+        "xaxis": {"type": "category"},
+        "yaxis": {
+            "title": {"text": "times too fast"},
+            "type": "log",
+            "tickvals": [0.01, 0.1, 0.5, 1, 2, 5, 10, 100],
+        },
+    }
+    return Figure(
+        data, layout, alts, [Switch("GPU", options)], numbers, f"{source[0].upper()}{source[1:]}."
+    )
