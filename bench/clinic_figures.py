@@ -110,11 +110,14 @@ def factors(shown: list[Study]) -> Figure | tables.Table:
         values = [rows[c]["factor"] for c in cases]
         data.append(
             {
-                "type": "bar",
-                "x": [NAMES[c] for c in cases],
-                "y": values,
+                "type": "scatter",
+                "mode": "lines+markers",
+                # a stem for each case, from 1 (right) to what was found
+                "x": [x for c in cases for x in (NAMES[c], NAMES[c], None)],
+                "y": [y for v in values for y in (1, v, None)],
                 "name": "right / wrong",
-                "marker": {"color": PALETTE[1]},
+                "line": {"color": PALETTE[1], "width": 4},
+                "marker": {"color": PALETTE[1], "size": [s for _ in cases for s in (4, 12, 0)]},
                 "hovertemplate": "%{x}: %{y:.3g}<extra></extra>",
                 "meta": [key],
                 "visible": key == 0,
@@ -147,7 +150,7 @@ def factors(shown: list[Study]) -> Figure | tables.Table:
         "yaxis": {
             "title": {"text": "times too fast"},
             "type": "log",
-            "tickvals": [0.01, 0.1, 0.5, 1, 2, 5, 10, 100],
+            "tickvals": [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100],
         },
     }
     return Figure(
