@@ -8,16 +8,22 @@ PYTHON ?= $(or $(firstword $(CHOICE)),python3)
 HOST_TORCH ?= $(word 2,$(CHOICE))
 
 RUN := .venv/bin/python
+BASE ?= main
+COLAB_IMAGE ?= us-docker.pkg.dev/colab-images/public/runtime:latest
 CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 # The set-up counts as done only when this file is there. Its name changes with all that it depends on.
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(KEY)
 
-.PHONY: help book test lint serve record readme figures pins clean
+.PHONY: help doctor book serve test test-notebooks lint check-workflows execute record studies
+.PHONY: readme figures regression colab wheelhouse fetch publish republish comment pins clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+doctor:  ## say what this machine can do, and what to do about what it lacks
+	@$(PYTHON) .ci/doctor.py
 
 book: $(READY)  ## execute the chapters and write the website to _build/html
 	@# A build that failed or was cut short has read pages whose warnings would not come again.
@@ -33,22 +39,57 @@ book: $(READY)  ## execute the chapters and write the website to _build/html
 test: $(READY)  ## run every test
 	@$(RUN) -m pytest -n 2
 
+test-notebooks: book  ## run every notebook in an environment like Colab's
+	@$(RUN) .ci/notebooks.py
+
 lint: $(READY)  ## check the code's style
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+check-workflows: $(READY)  ## check the workflows of .github, without a network
+	@.venv/bin/actionlint
+	@.venv/bin/zizmor --offline --no-progress --quiet .github
+
 serve: book  ## build the book and show it at http://localhost:8000
 	@$(RUN) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+execute: book  ## build the book, and gather its outputs in _build/executed for another machine
+	@PYTHONPATH=chapters/_ext $(RUN) -m book_ext.executed
 
 record: $(READY)  ## on a GPU: measure, and write results/<gpu>.json and the README's table
 	@$(RUN) -m bench run
 	@$(RUN) -m bench readme
+
+studies: $(READY)  ## on a GPU: measure what the chapters need beside that, into results/studies
+	@$(RUN) -m bench study
 
 readme: $(READY)  ## redraw the README's figure and table from results/
 	@$(RUN) -m bench readme
 
 figures: $(READY)  ## draw every record as PNG and SVG into results/figures
 	@$(RUN) -m bench figures
+
+regression: $(READY)  ## on a GPU: this commit against BASE (main), the table in _build/regression
+	@BASE="$(BASE)" .ci/regression.sh
+
+colab: book  ## run every notebook in Colab's own image (needs Docker)
+	@docker run --rm --volume "$(CURDIR)":/book --workdir /book --entrypoint python3 \
+	  $(COLAB_IMAGE) .ci/notebooks.py --here
+
+wheelhouse:  ## collect the packages for a GPU host without a network, in .wheels
+	@$(PYTHON) .ci/wheelhouse.py $(if $(HOST),--host $(HOST))
+
+fetch:  ## for keepers: bring what gpu.yml made for this commit (needs gh)
+	@.ci/fetch.sh
+
+publish:  ## for keepers: push the site in _build/html to gh-pages
+	@.ci/publish.sh
+
+republish:  ## for keepers: start publish.yml on GitHub (needs gh)
+	@gh workflow run publish.yml --ref main
+
+comment:  ## for keepers: put the table of `make regression` under pull request NUMBER (needs gh)
+	@NUMBER="$(NUMBER)" .ci/comment.sh
 
 pins:  ## for keepers: renew constraints.txt (Python 3.10 to 3.13 must be installed)
 	@$(PYTHON) .ci/pins.py python3.10 python3.11 python3.12 python3.13

@@ -101,6 +101,12 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("first", help="a GPU's slug or a file")
     compare.add_argument("second", help="another one, as a rule the faster GPU")
     compare.add_argument("--seqlen", type=_lengths, metavar="N", help="default: the longest")
+    compare.add_argument(
+        "--regressions",
+        type=float,
+        metavar="PERCENT",
+        help="same GPU, two commits: every case, and exit code 1 if one is slower by more",
+    )
     compare.add_argument("--markdown", action="store_true", help="the table in Markdown")
     compare.add_argument("--json", action="store_true", help="print the rows as JSON")
     compare.set_defaults(act=_compare)
@@ -338,6 +344,12 @@ def _compare(options) -> int:
     from . import comparing
 
     first, second = _record(options.first), _record(options.second)
+    if options.regressions is not None:
+        table, bad = comparing.regressions(first, second, options.regressions)
+        if not table.rows:
+            raise BenchError("The base has no verified measurement, so nothing can be compared.")
+        print(table.markdown() if options.markdown else table)
+        return 1 if bad else 0
     if options.json:
         print(json.dumps(comparing.rows(first, second), indent=1))
         return 0

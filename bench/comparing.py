@@ -88,6 +88,54 @@ def table(first: Record, second: Record, N: int | None = None) -> Table:
     return Table(columns, cells, caption, words=("shape", "work", "bound by"))
 
 
+def changes(base: Record, head: Record, percent: float) -> list[dict]:
+    """A row for each case of both records: how much slower `head` is, and what to make of that.
+
+    "slower" or "faster" is a change of the median by more than `percent` in which the middle
+    samples (20th to 80th percentile) of the two do not overlap.
+    """
+    found = []
+    key = ("contender", "causal", "work", "B", "H", "N", "D", "dtype")
+    there = {tuple(getattr(m, k) for k in key): m for m in head.select(experiment=COMPARISON)}
+    for a in base.select(experiment=COMPARISON):
+        b = there.get(tuple(getattr(a, k) for k in key))
+        row = {k: getattr(a, k) for k in key}
+        if a.ok and (b is None or not b.ok):
+            reason = "not measured" if b is None else b.reason
+            found.append(row | {"change": None, "verdict": f"no longer right: {reason}"})
+        elif a.ok:
+            change = 100 * (b.median_ms / a.median_ms - 1)
+            verdict = ""
+            if change > percent and b.p20_ms > a.p80_ms:
+                verdict = "slower"
+            elif change < -percent and b.p80_ms < a.p20_ms:
+                verdict = "faster"
+            times = {"base_ms": a.median_ms, "head_ms": b.median_ms}
+            found.append(row | times | {"change": change, "verdict": verdict})
+    return found
+
+
+def regressions(base: Record, head: Record, percent: float) -> tuple[Table, int]:
+    """(every case side by side, how many are slower or no longer right)."""
+    found = changes(base, head, percent)
+    cells = [
+        [
+            f"({r['B']}, {r['H']}, {r['N']}, {r['D']})",
+            f"{style.order(r['causal'])}, {style.work_name(r['work'])}",
+            style.number(r.get("base_ms")),
+            style.number(r.get("head_ms")),
+            "" if r["change"] is None else f"{r['change']:+.1f} %",
+            r["verdict"],
+        ]
+        for r in found
+    ]
+    bad = sum(r["verdict"] not in ("", "faster") for r in found)
+    said = f"{bad} of {len(found)} cases slower by more than {percent:g} %, or no longer right."
+    caption = f"{said} Base: {base.line}. Head: {head.line}."
+    columns = ["shape", "work", "base [ms]", "head [ms]", "change", "verdict"]
+    return Table(columns, cells, caption, words=("shape", "work", "verdict")), bad
+
+
 def _clock(provenance) -> str:
     mhz = provenance.sm_clock_mhz
     return f", processor at {mhz} MHz" if mhz else ""

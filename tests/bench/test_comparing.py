@@ -97,3 +97,48 @@ def test_graphs_beside_calls(record, make_measurement):
     assert row[1] == "0.04 / 0.011", "the host needs 0.04 ms to issue the call"
     assert row[2].endswith("/ –")
     assert tables.graphs(record, B=1).rows == []
+
+
+def slower(record: Record, factor: float, spread: float = 1.0) -> Record:
+    """The same with the book's times longer by a factor, and less steady by another."""
+
+    def change(m):
+        if not m.ok or m.contender != "book":
+            return m
+        low, high = m.p20_ms * factor / spread, m.p80_ms * factor * spread
+        return replace(m, median_ms=m.median_ms * factor, p20_ms=low, p80_ms=high)
+
+    return replace(record, measurements=[*map(change, record.measurements)])
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "verdict"),
+    [
+        (1.0, 1.0, {""}),
+        (1.04, 1.0, {""}),
+        (1.5, 1.0, {"slower"}),
+        (1.5, 2.0, {""}),  # the samples overlap
+        (0.5, 1.0, {"faster"}),
+    ],
+)
+def test_a_regression_is_beyond_the_threshold_and_the_spread(record, factor, spread, verdict):
+    rows = comparing.changes(record, slower(record, factor, spread), 5)
+    assert {r["verdict"] for r in rows if r["contender"] == "book"} == verdict
+    assert {r["verdict"] for r in rows if r["contender"] != "book"} == {""}
+
+
+def test_what_is_no_longer_right_is_a_regression(record, tmp_path, capsys):
+    ok = [m for m in record.measurements if m.ok]
+    wrong = replace(
+        ok[0], status="wrong", reason="off by 2", median_ms=None, p20_ms=None, p80_ms=None
+    )
+    head = replace(record, measurements=[wrong, *ok[2:]])
+    verdicts = [r["verdict"] for r in comparing.changes(record, head, 5) if r["verdict"]]
+    assert verdicts == ["no longer right: off by 2", "no longer right: not measured"]
+    one = str(results.write(record, tmp_path / "one.json"))
+    two = str(results.write(head, tmp_path / "two.json"))
+    assert cli.main(["compare", one, one, "--regressions", "5"]) == 0
+    assert "0 of 88 cases" in capsys.readouterr().out
+    assert cli.main(["compare", one, two, "--regressions", "5", "--markdown"]) == 1
+    told = capsys.readouterr().out
+    assert "2 of 88 cases" in told and "| base [ms] | head [ms] | change |" in told

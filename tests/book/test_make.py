@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE)
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -47,18 +47,18 @@ def python(folder: Path, script: str) -> str:
 def test_help_lists_every_command():
     run = make(ROOT)
     assert run.returncode == 0
-    assert re.findall(r"^  make (\w+) ", run.stdout, re.MULTILINE) == TARGETS
+    assert re.findall(r"^  make ([\w-]+) ", run.stdout, re.MULTILINE) == TARGETS
 
 
 def test_commands_in_the_texts_exist():
     texts = [ROOT / "README.md", ROOT / ".ci/run", *(ROOT / "chapters").rglob("*.md")]
     for path in texts:
-        named = re.findall(r"(?:^|`|\s{4})make ([a-z]+)", path.read_text(), re.MULTILINE)
+        named = re.findall(r"(?:^|`|\s{4})make ([a-z-]+)", path.read_text(), re.MULTILINE)
         assert set(named) <= set(TARGETS), path
 
 
 def test_readme_names_what_readers_need():
-    named = set(re.findall(r"`make (\w+)`", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"`make ([\w-]+)`", (ROOT / "README.md").read_text()))
     assert named >= set(TARGETS) - {"help", "pins"}
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+from . import executed
+
 log = logging.getLogger(__name__)
 
 # What a chapter's output depends on beside its own cells.
@@ -44,10 +46,16 @@ def prepare(app, config) -> None:
     log.info("chapters run on %s", machine["gpu"] or "the CPU, under Triton's interpreter")
 
     caches = Path(app.outdir).parent / ".jupyter_cache"
-    config.nb_execution_cache_path = str(caches / fingerprint(root, machine))
-    prune(caches, keep=Path(config.nb_execution_cache_path))
+    cache = caches / fingerprint(root, machine)
+    prune(caches, keep=cache)
+    digest = sources(root)
+    executed.note(cache, digest, machine)
+    there, said = executed.brought(root, digest, machine["gpu"])
+    if said:
+        log.info("%s", said)
+    config.nb_execution_cache_path = str(there or cache)
     # The chapters of one build measure the GPU once: see bench/book.py.
-    os.environ["BOOK_LIVE_RECORD"] = str(Path(config.nb_execution_cache_path, "live.json"))
+    os.environ["BOOK_LIVE_RECORD"] = str(cache / "live.json")
 
 
 def set_paths(root: Path) -> None:
@@ -81,6 +89,13 @@ def check_kernels(root: Path, origin: str | None) -> None:
 def fingerprint(root: Path, machine: dict) -> str:
     """A name for the cache that changes with anything the outputs depend on."""
     digest = hashlib.sha256(json.dumps([machine[k] for k in ("torch", "triton", "gpu")]).encode())
+    digest.update(sources(root).encode())
+    return digest.hexdigest()[:16]
+
+
+def sources(root: Path) -> str:
+    """A name for the state of the files that the outputs depend on."""
+    digest = hashlib.sha256()
     for source in SOURCES:
         for path in sorted(root.glob(source)):
             if path.is_file() and not {"__pycache__", "_ext"} & set(path.parts):
