@@ -10,12 +10,13 @@ HOST_TORCH ?= $(word 2,$(CHOICE))
 RUN := .venv/bin/python
 BASE ?= main
 COLAB_IMAGE ?= us-docker.pkg.dev/colab-images/public/runtime:latest
+TOOL := PYTHONPATH=chapters/_ext $(RUN) -m book_ext
 CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 # The set-up counts as done only when this file is there. Its name changes with all that it depends on.
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(KEY)
 
-.PHONY: help doctor book serve test test-notebooks lint check-workflows execute record studies
+.PHONY: help doctor book serve test test-site test-notebooks offline lint check-workflows execute record studies
 .PHONY: readme figures regression colab wheelhouse fetch publish republish comment pins clean
 .DEFAULT_GOAL := help
 
@@ -36,11 +37,18 @@ book: $(READY)  ## execute the chapters and write the website to _build/html
 	@rm _build/unfinished
 	@echo "The book is built: open _build/html/index.html, or run 'make serve'."
 
-test: $(READY)  ## run every test
+test: $(READY)  ## run every test of the code and the texts
 	@$(RUN) -m pytest -n 2
 
 test-notebooks: book  ## run every notebook in an environment like Colab's
 	@$(RUN) .ci/notebooks.py
+
+test-site: book  ## open every page of the website in a headless Chromium, and check it
+	@$(TOOL).browser >/dev/null
+	@$(RUN) -m pytest tests/site -n 2
+
+offline: book  ## write the website as a zip that opens without a server to _build
+	@$(TOOL).offline
 
 lint: $(READY)  ## check the code's style
 	@$(RUN) -m ruff check .

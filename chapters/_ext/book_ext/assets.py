@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import distribution
 from importlib.resources import files
@@ -16,6 +17,7 @@ def connect(app) -> None:
     app.connect("builder-inited", copy_scripts)
     # After the extensions that add scripts to every page.
     app.connect("html-page-context", choose_scripts, priority=900)
+    app.connect("build-finished", mend_pages)
 
 
 def point_to_mathjax(app, config) -> None:
@@ -53,3 +55,24 @@ def choose_scripts(app, pagename, templatename, context, doctree) -> None:
 
 def is_thebe(script) -> bool:
     return "thebe" in str(script.filename or "") or "THEBE" in script.attributes.get("body", "")
+
+
+# What the theme and Sphinx write and no setting changes, with what stands there instead.
+MENDS = {
+    # From a folder a browser refuses fonts that a page preloads; the style sheets load them.
+    re.compile(r'<link rel="preload" as="font"[^>]*>\n?'): "",
+    # The entries of a bibliography have a role of their own, which a list may not hold.
+    re.compile(r'<div role="list" class="citation-list">'): '<div class="citation-list">',
+}
+
+
+def mend_pages(app, exception) -> None:
+    """Mend pages after they are written."""
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = mended = path.read_text()
+        for fault, better in MENDS.items():
+            mended = fault.sub(better, mended)
+        if mended != text:
+            path.write_text(mended)

@@ -1,0 +1,74 @@
+"""Every page, in a wide and a narrow window, in light and in dark."""
+
+from __future__ import annotations
+
+import checks
+import pytest
+from pages import PAGES
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def run(page, address: str, width: str) -> dict[str, list[str]]:
+    """{name of a check: the faults it found} of a page that is opened here."""
+    found: dict[str, list[str]] = {}
+
+    def check(name, *arguments, theme=""):
+        faults = getattr(checks, name)(page, *arguments)
+        if faults:
+            found[f"{name} {theme}".strip()] = faults
+
+    with checks.watched(page, checks.origin(address)) as faults:
+        page.goto(address)
+        checks.settle(page)
+        for name in ("figures", "math", "plotly_where_needed", "sideways"):
+            check(name)
+        # Colours do not depend on the width, and what stands where not on the theme.
+        check("axe", checks.ALL if width == "wide" else checks.STRUCTURE, theme="folded")
+        check("keyboard")
+        checks.unfold(page)
+        for name in ("figures", "math", "sideways", *(["clipped_code"] if width == "wide" else [])):
+            check(name)
+        for theme in ("light", "dark"):
+            checks.set_theme(page, dark=theme == "dark")
+            check("light_boxes", theme=theme)
+            if width == "wide":
+                check("axe", checks.COLOURS, theme=theme)
+        check("controls")
+    if faults:
+        found["requests and console"] = faults
+    return found
+
+
+def open_page(browser, width: str):
+    wide, high = checks.WIDTHS[width]
+    context = browser.new_context(
+        viewport={"width": wide, "height": high}, color_scheme="light", reduced_motion="reduce"
+    )
+    context.set_default_timeout(60_000)
+    return context.new_page()
+
+
+@pytest.mark.parametrize("width", checks.WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_page(browser, address, name, width):
+    page = open_page(browser, width)
+    found = run(page, f"{address}/{name}", width)
+    page.context.close()
+    assert not found, "\n".join(
+        f"{check}: {fault}" for check, faults in found.items() for fault in faults
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_light(site, browser, address, name):
+    assert not checks.size(site / name)
+    paints = []
+    for _ in range(4):  # the machine may be busy with something else; the page is not slower for it
+        page = open_page(browser, "wide")
+        page.goto(f"{address}/{name}", wait_until="load")
+        paints.append(checks.first_paint(page))
+        page.context.close()
+        if min(paints) < checks.FIRST_PAINT_MS:
+            return
+    pytest.fail(f"first contentful paint after {min(paints):.0f} ms, tried {len(paints)} times")

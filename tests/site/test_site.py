@@ -1,0 +1,180 @@
+"""What pages share: links, search, the buttons of the theme, and reading without a server."""
+
+from __future__ import annotations
+
+import zipfile
+
+import checks
+import links
+import pytest
+from book_ext import offline
+from pages import PAGES
+from test_pages import open_page
+
+
+@pytest.fixture
+def wide(browser):
+    page = open_page(browser, "wide")
+    yield page
+    page.context.close()
+
+
+@pytest.fixture
+def narrow(browser):
+    page = open_page(browser, "narrow")
+    yield page
+    page.context.close()
+
+
+def test_links_and_anchors_inside_the_book_lead_somewhere(site):
+    faults = links.broken(site)
+    assert not faults, "\n".join(faults)
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<p id="x"><a href="b.html#y">b</a> <a href="#x">x</a>')
+    (tmp_path / "b.html").write_text('<p id="y"><a href="https://example.org/no">elsewhere</a>')
+    assert not links.broken(tmp_path)
+    (tmp_path / "b.html").write_text('<p><a href="c.html">c</a> <img src="d.png">')
+    assert len(links.broken(tmp_path)) == 3
+
+
+def found(page, words: str) -> list[str]:
+    """The titles that the search page lists, with the page it was asked on left as it is."""
+    page.wait_for_function(
+        "() => document.querySelector('.search-summary')?.textContent.trim() && "
+        "!document.querySelector('#search-progress')?.textContent.includes('...') && "
+        "!Search.isPending?.()"
+    )
+    page.wait_for_timeout(300)
+    return page.eval_on_selector_all("#search-results li > a", "links => links.map((a) => a.text)")
+
+
+def test_search_finds_a_known_term(wide, address):
+    with checks.watched(wide, address) as faults:
+        wide.goto(f"{address}/{PAGES[0]}")
+        checks.settle(wide)
+        wide.keyboard.press("Control+k")
+        wide.keyboard.type("crossover")
+        wide.keyboard.press("Enter")
+        wide.wait_for_url("**/search.html?q=crossover*")
+        titles = found(wide, "crossover")
+    assert not faults
+    assert any("quadratic problem" in title for title in titles), titles
+    wide.locator("#search-results li > a", has_text="quadratic problem").first.click()
+    wide.wait_for_url("**/02_quadratic_problem.html*")
+    wide.goto(f"{address}/search.html?q=xyzzyplugh")
+    assert not found(wide, "xyzzyplugh")
+
+
+def test_search_page_is_sound(wide, address):
+    wide.goto(f"{address}/search.html?q=softmax")
+    found(wide, "softmax")
+    faults = [*checks.axe(wide), *checks.sideways(wide), *checks.keyboard(wide)]
+    checks.set_theme(wide, dark=True)
+    assert not [*faults, *checks.axe(wide, checks.COLOURS), *checks.light_boxes(wide)]
+
+
+def test_theme_button_switches_page_and_figures(wide, address):
+    wide.goto(f"{address}/{PAGES[0]}")
+    checks.settle(wide)
+    look = """() => [getComputedStyle(document.body).backgroundColor,
+      getComputedStyle(document.querySelector('.book-plotly .xtick text')).fill,
+      getComputedStyle(document.documentElement).getPropertyValue('--pst-color-text-base')]"""
+    seen = {}
+    for _ in range(3):  # auto, light and dark
+        wide.locator("button.theme-switch-button").locator("visible=true").first.click()
+        wide.wait_for_timeout(200)
+        theme = wide.evaluate("() => document.documentElement.dataset.theme")
+        back, words, text = wide.evaluate(look)
+        red = int(text.strip()[1:3], 16)
+        assert words.startswith(f"rgb({red},")
+        seen[theme] = back
+    assert len(set(seen.values())) == 2
+    # the choice stays on the next page
+    chosen = wide.evaluate("() => document.documentElement.dataset.mode")
+    wide.goto(f"{address}/{PAGES[1]}")
+    assert wide.evaluate("() => document.documentElement.dataset.mode") == chosen
+
+
+def test_buttons_of_the_page_do_what_they_say(wide, address):
+    wide.goto(f"{address}/{PAGES[1]}")
+    checks.settle(wide)
+    menu = wide.locator(".dropdown-download-buttons")
+    menu.locator("button").first.click()
+    entries = menu.locator(".dropdown-menu .dropdown-item")
+    assert entries.first.is_visible()
+    assert wide.request.get(
+        entries.first.get_attribute("href") and entries.first.evaluate("a => a.href")
+    ).ok
+    wide.evaluate("() => { window.print = () => { window.printed = true; }; }")
+    menu.locator(".btn-download-pdf-button").click()
+    assert wide.evaluate("() => window.printed")
+    wide.locator(".btn-fullscreen-button").click()
+    wide.wait_for_function("() => document.fullscreenElement")
+
+
+def test_copy_button_copies_the_code(wide, address):
+    wide.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    wide.goto(f"{address}/{PAGES[1]}")
+    checks.settle(wide)
+    cell = wide.locator(".cell_input .highlight").locator("visible=true").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    wide.wait_for_timeout(200)
+    copied = wide.evaluate("() => navigator.clipboard.readText()")
+    assert copied.strip() == cell.locator("pre").inner_text().strip()
+
+
+def test_contents_open_on_a_narrow_window(narrow, address):
+    narrow.goto(f"{address}/{PAGES[1]}")
+    checks.settle(narrow)
+    entry = narrow.locator(".bd-sidebar-primary a.reference.internal", has_text="quadratic").first
+    assert not entry.is_visible() or entry.bounding_box()["x"] < 0
+    narrow.locator("button.primary-toggle").locator("visible=true").first.click()
+    narrow.wait_for_timeout(500)
+    entry.click()
+    narrow.wait_for_url("**/02_quadratic_problem.html")
+
+
+def with_figures(site) -> list[str]:
+    return [name for name in PAGES if 'class="book-plotly"' in (site / name).read_text()]
+
+
+@pytest.fixture(scope="module")
+def folder(site, tmp_path_factory):
+    """What a reader has after unpacking the zip of `make offline`."""
+    place = tmp_path_factory.mktemp("offline")
+    offline.pack(site, place / "book.zip")
+    with zipfile.ZipFile(place / "book.zip") as packed:
+        packed.extractall(place)
+    return place / offline.NAME
+
+
+def test_the_zip_is_whole(folder):
+    assert not links.broken(folder)
+    assert (folder / "README.txt").exists() and not list(folder.rglob("*.map"))
+
+
+@pytest.mark.parametrize("sample", [0, 1, -1])
+def test_pages_open_from_a_folder(wide, folder, sample):
+    """Scripts, fonts, math, figures and switches work without a server."""
+    name = with_figures(folder)[sample]
+    with checks.watched(wide, "file://") as faults:
+        wide.goto((folder / name).as_uri())
+        checks.settle(wide)
+        faults += [*checks.figures(wide), *checks.math(wide), *checks.sideways(wide)]
+        checks.set_theme(wide, dark=True)
+        faults += [*checks.light_boxes(wide), *checks.controls(wide)]
+    assert not faults
+    fonts = "() => [...document.fonts].filter((f) => f.status === 'error').map((f) => f.family)"
+    assert not wide.evaluate(fonts)
+
+
+def test_first_page_and_search_work_from_a_folder(wide, folder):
+    wide.goto((folder / "index.html").as_uri())
+    wide.wait_for_url(f"**/{PAGES[0]}")
+    wide.goto((folder / "search.html").as_uri() + "?q=crossover")
+    assert any("quadratic problem" in title for title in found(wide, "crossover"))
+    wide.locator("#search-results li > a", has_text="quadratic problem").first.click()
+    wide.wait_for_url("**/02_quadratic_problem.html*")
