@@ -2,7 +2,8 @@
 
 A pass is one kernel. What it moves for one token of one head is counted in tensors, rows of D
 numbers in the dtype of the inputs, and in float32 words. States are left out: there is one for each
-part of a head, and a part is thousands of tokens long.
+part of a head, and a part is thousands of tokens long. A state pass leaves out the part whose sum
+nobody needs, the last one, or for dS the first.
 
 tests/bench/test_passes.py holds this to the kernels' arguments and to what is launched.
 """
@@ -24,9 +25,8 @@ class Pass:
     writes: tuple[str, ...]
     word_reads: tuple[str, ...] = ()
     word_writes: tuple[str, ...] = ()
-    states: tuple[
-        str, ...
-    ] = ()  # what of [S, z] and [dS, dz] it is given, with → before what it leaves
+    states: tuple[str, ...] = ()  # which of S, z, dS and dz it is given; → before those it leaves
+    skips: bool = False  # it leaves out one of the parts of a head
 
     @property
     def tensors(self) -> int:
@@ -36,9 +36,11 @@ class Pass:
     def words(self) -> int:
         return len(self.word_reads) + len(self.word_writes)
 
-    def bytes(self, shape: Shape) -> int:
-        """What it moves, for D = Dv."""
+    def bytes(self, shape: Shape, parts: int | None = None) -> int:
+        """What it moves, for D = Dv, where a head is cut into `parts` (None: very many)."""
         rows = shape.B * shape.H * shape.N
+        if self.skips and parts is not None:
+            rows = rows * (parts - 1) // parts
         return rows * (self.tensors * shape.D * ITEM_BYTES[shape.dtype] + 4 * self.words)
 
 
@@ -48,7 +50,7 @@ FORWARD = {
         Pass("output pass", "output_kernel", ("q",), ("o",), states=("S, z",)),
     ),
     True: (
-        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",)),
+        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",), skips=True),
         Pass(
             "output pass", "causal_output_kernel", ("q", "k", "v"), ("o",),
             word_writes=("d",), states=("S, z",),
@@ -66,14 +68,14 @@ BACKWARD = {
         ),
     ),
     True: (
-        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",)),
+        Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",), skips=True),
         Pass(
             "query walk", "causal_backward_query_kernel", ("q", "k", "v", "o", "do"), ("dq",),
             ("d",), ("g", "r"), ("S, z",),
         ),
         Pass(
             "weighted state pass", "state_kernel", ("q", "do"), (), ("g", "r"),
-            states=("→ dS, dz",),
+            states=("→ dS, dz",), skips=True,
         ),
         Pass(
             "key walk", "causal_backward_key_kernel", ("q", "k", "v", "do"), ("dk", "dv"),
@@ -88,9 +90,9 @@ def tensors(passes: tuple[Pass, ...]) -> int:
     return sum(p.tensors for p in passes)
 
 
-def moved(passes: tuple[Pass, ...], shape: Shape) -> int:
+def moved(passes: tuple[Pass, ...], shape: Shape, parts: int | None = None) -> int:
     """Bytes that the passes move together."""
-    return sum(p.bytes(shape) for p in passes)
+    return sum(p.bytes(shape, parts) for p in passes)
 
 
 def of_kernel(kernel: str, causal: bool) -> tuple[Pass, ...]:

@@ -249,12 +249,12 @@ def kernels_alone(watch: Watch, B: int, causal: bool):
     def call():
         return torch.autograd.grad(o, (q, k, v), inputs.do, retain_graph=True)
 
-    rows = []
+    rows, parts = [], parts_of(shape, q)
     for fact in profiling.kernel_times(call, repeats=3 if watch.quick else 10):
         if fact["share"] < 0.001:
             continue
         known = passes.of_kernel(fact["kernel"], causal)
-        moved = passes.moved(known, shape) or None
+        moved = passes.moved(known, shape, parts) or None
         rows.append(
             {
                 "part": "kernel",
@@ -264,11 +264,20 @@ def kernels_alone(watch: Watch, B: int, causal: bool):
                 "launches": fact["launches"],
                 "median_ms": fact["ms"],
                 "share": fact["share"],
+                "parts": parts,
                 "bytes": moved,
                 "floor_ms": _copy_ms(watch, moved) if moved else None,
             }
         )
     return rows
+
+
+def parts_of(shape: Shape, q) -> int:
+    """Into how many parts the library cuts a head for the first walk of a backward pass."""
+    from kernels import configs
+
+    kernel = "causal_backward_query_kernel" if shape.causal else "backward_query_kernel"
+    return configs.plan(kernel, q, shape.Dv, shape.B * shape.H, None)[1]
 
 
 # ------------------------------------------------------------------------------------- variants

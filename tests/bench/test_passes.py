@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench import passes
+from bench import passes, traffic
 from bench.roofline import Shape
-from kernels import bidirectional, causal, configs
+from kernels import bidirectional, causal, configs, linear_attention
 
 ALL = [(c, p) for table in (passes.FORWARD, passes.BACKWARD) for c in table for p in table[c]]
 KERNELS = {**vars(bidirectional), **vars(causal)}
@@ -71,3 +71,27 @@ def test_how_many_tensors():
         "state pass", "weighted state pass",
     ]  # fmt: skip
     assert passes.of_kernel("combine_kernel", True) == ()
+    tensor, words = row * 64 * 2, row * 4
+    # in four parts, both state passes leave one out
+    assert passes.moved(passes.BACKWARD[True], shape, 4) == 15 * tensor + 6.5 * words
+    assert passes.moved(passes.BACKWARD[False], shape, 4) == 7 * tensor
+
+
+def test_the_interpreter_counts_the_same(monkeypatch):
+    """Loads and stores of a whole backward pass, states apart; in the interpreter alone."""
+    if torch.cuda.is_available():
+        pytest.skip("the kernels run on a GPU here")
+    monkeypatch.setattr(configs, "SHORT", 0)
+    x = [torch.randn(1, 1, 512, 16, requires_grad=True) for _ in range(3)]
+    shape = Shape(1, 1, 512, 16, 16, "float32")
+    names = {n for p in passes.BACKWARD[True] for n in (*p.reads, *p.writes)} | {"g", "r"}
+    names |= {"denominator", "s_weight", "z_weight"}
+    for causal_ in (False, True):
+        o = linear_attention(*x, causal=causal_)
+        do = torch.ones_like(o)
+        found = traffic.traffic(lambda o=o, do=do: torch.autograd.grad(o, x, do))
+        moved = sum(found[n].loaded + found[n].stored for n in names if n in found)
+        kernel = f"{'causal_' * causal_}backward_query_kernel"
+        parts = configs.plan(kernel, x[0], 16, 1, None)[1]
+        assert parts > 1
+        assert moved == passes.moved(passes.BACKWARD[causal_], shape, parts)
