@@ -368,6 +368,49 @@ def launch_two_halves(add, x):
     return high.float() + low.float()
 
 
+def causal_denominators(q, k):
+    """d [heads, N], all pairs multiplied out."""
+    return (phi(q) @ phi(k).mT).tril().sum(-1)
+
+
+def launch_causal_normalizer(kernel, q, k):
+    heads, N, D = q.shape
+    d = unwritten(heads, N)
+    BLOCK_D = max(16, triton.next_power_of_2(D))
+    kernel[(heads,)](q=q, k=k, d=d, N=N, D=D, BLOCK_N=16, BLOCK_D=BLOCK_D)
+    return d
+
+
+def launch_later_states(kernel, sums):
+    segments, SIZE = sums.shape
+    after = unwritten(segments, SIZE)
+    programs = triton.cdiv(SIZE, BLOCK_N)
+    kernel[(programs,)](sums=sums, after=after, segments=segments, SIZE=SIZE, BLOCK=BLOCK_N)
+    return after
+
+
+def suspects(q):
+    """(forward, where it leaks, [N - 1]) of what `find_the_leak` is tried on."""
+    N = q.shape[0]
+    rows = torch.arange(N, device=q.device)
+    ends = (rows[: N - 1] % 4 == 3).double()  # the last tokens of chunks of 4
+    none, everywhere = torch.zeros_like(ends), torch.ones_like(ends)
+
+    def attention(keep):
+        return lambda q, k, v: torch.where(keep, phi(q) @ phi(k).mT, 0.0) @ v
+
+    past = rows[:, None] >= rows
+    right = attention(past)
+    return (
+        (right, none),
+        (attention(rows[:, None] >= rows - 1), everywhere),
+        (attention(past | (rows[:, None] // 4 == rows // 4)), 1 - ends),
+        (lambda q, k, v: right(q, k, v) / q.square().mean(), everywhere),
+        (lambda q, k, v: right(q, k - k.mean(0), v), everywhere),
+        (lambda q, k, v: right(q, k, v - v.mean(0)), everywhere),
+    )
+
+
 PUZZLES = {
     "generate": Puzzle(
         launch=launch_generate,
@@ -468,6 +511,33 @@ PUZZLES = {
             ((2, 70, 24), (2, 70, 7)),
         ),
         result="s",
+    ),
+    "causal_normalizer": Puzzle(
+        launch=launch_causal_normalizer,
+        truth=causal_denominators,
+        cases=(
+            ((1, 16, 16), (1, 16, 16)),
+            ((2, 48, 16), (2, 48, 16)),
+            ((2, 50, 24), (2, 50, 24)),
+            ((3, 1, 5), (3, 1, 5)),
+        ),
+        result="d",
+    ),
+    "later_states": Puzzle(
+        launch=launch_later_states,
+        truth=lambda sums: sums.flip(0).cumsum(0).flip(0) - sums,
+        cases=(((3, 64),), ((5, 200),), ((1, 10),)),
+        result="after",
+    ),
+    "find_the_leak": Puzzle(
+        launch=lambda leaks, q, k, v: torch.stack(
+            [leaks(forward, q, k, v) for forward, _ in suspects(q)]
+        ),
+        truth=lambda q, k, v: torch.stack([where for _, where in suspects(q)]),
+        cases=(((10, 8), (10, 8), (10, 8)), ((2, 4), (2, 4), (2, 4))),
+        result="leaks",
+        entry="leaks",
+        fenced=False,
     ),
     "decay": Puzzle(
         launch=lambda retention, q, k, v: retention(q, k, v, DECAY, CHUNK),
