@@ -6,6 +6,7 @@ They use the format of `bench.figures` and the look of `bench.diagrams`.
 import heapq
 from dataclasses import dataclass
 
+from . import style
 from .diagrams import PALETTE
 from .figures import LEGEND, TEMPLATE, Figure, Switch
 from .tables import Table
@@ -102,6 +103,7 @@ def scans() -> Figure:
             end = max(t.end for t in tasks)
             busy = sum(t.end - t.begin for t in tasks if not t.kind.startswith("wait"))
             share = busy / (SLOTS * end)
+            data.append(_end(f"{end:g} units, busy {100 * share:.0f} %", end, [i, j], first))
             cut = "not cut" if scan == "sequential" else f"{segments} segments a head"
             alts[f"{i},{j}"] = (
                 f"{scan}, {cut}: done after {end:g} units of time, in which the {SLOTS} places "
@@ -122,12 +124,12 @@ def scans() -> Figure:
         "barmode": "overlay",
         "hovermode": "closest",
         "legend": LEGEND,
-        "xaxis": axis | {"title": {"text": "units of time"}, "range": [0, CHUNKS * OUTPUT + 0.5]},
+        "xaxis": axis | {"title": {"text": "units of time"}, "range": [0, CHUNKS * OUTPUT + 1]},
         "yaxis": axis
         | {
             "title": {"text": "place for a program"},
-            "range": [SLOTS - 0.4, -0.6],
-            "dtick": 1,
+            "range": [SLOTS + 0.5, -0.6],
+            "tickvals": list(range(SLOTS)),
             "showgrid": False,
         },
     }
@@ -140,11 +142,29 @@ def scans() -> Figure:
     return Figure(data, layout, alts, switches, numbers, source)
 
 
+def _end(words, end, meta, visible) -> dict:
+    """A line where everything is done, and what it cost."""
+    return {
+        "type": "scatter",
+        "mode": "lines+text",
+        "x": [end, end],
+        "y": [-0.5, SLOTS],
+        "text": ["", words],
+        "textposition": "middle left",
+        "line": {"color": style.GREY, "width": 1.5, "dash": "dot"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "meta": meta,
+        "visible": visible,
+    }
+
+
 def _bars(kind, color, tasks, meta, visible) -> dict:
     return {
         "type": "bar",
         "orientation": "h",
         "name": kind,
+        "showlegend": True,
         "y": [t.slot for t in tasks],
         "base": [t.begin for t in tasks],
         "x": [t.end - t.begin for t in tasks],

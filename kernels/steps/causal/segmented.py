@@ -1,7 +1,7 @@
 """Segments of a head side by side: sum each, then what came before each, then walk each.
 
-Three launches. The state pass is the one that `split` has for bidirectional attention, so the
-fourth part of the work, k and v, is read twice.
+Three launches. The first is the state pass that `split` has for bidirectional attention, and k and
+v are read twice.
 
 Right for contiguous q, k and v, any N, D and Dv powers of two from 16 to 64 (64 for bfloat16).
 """
