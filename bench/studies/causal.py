@@ -34,10 +34,10 @@ ABOUT = "causal steps, chunks, segments and chains: times beside floors, registe
 
 FULL = timing.Sampling(least=5, most=30, budget_s=0.06, warm_up=2)
 QUICK = timing.Sampling(least=3, most=10, budget_s=0.03, warm_up=1)
-FULL_S, QUICK_S = 56.0, 16.0  # after these seconds no further measurement is begun
+FULL_S, QUICK_S = 54.0, 16.0  # after these seconds no further measurement is begun
 H, N, D = 8, 65536, 64
 BATCHES = (8, 1)
-CHUNKS = ((64, 4), (128, 8), (128, 4), (256, 8))  # (tokens of a chunk, num_warps)
+CHUNKS = ((64, 4), (128, 8), (64, 8), (128, 4), (256, 8))  # (tokens of a chunk, num_warps)
 NARROW = ((32, 4), (16, 4))  # apart, in a process that may be lost
 SEGMENTS = {8: (1, 2, 4, 8, 16, 32, 64), 1: (1, 4, 16, 32, 64, 128, 256)}
 LINKS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -70,6 +70,10 @@ class Watch:
     @property
     def over(self) -> bool:
         return time.monotonic() > self.end
+
+    def shapes(self):
+        """The batches of the shapes, as long as there is time."""
+        yield from (B for B in self.batches if not self.over)
 
     def shape(self, B: int) -> roofline.Shape:
         return roofline.Shape(B, H, self.tokens, D, D, self.dtype, causal=True)
@@ -149,10 +153,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
     for part in PARTS:
         before = len(rows)
         try:
-            for row in part(watch):
-                rows.append(row)
-                if watch.over:
-                    break
+            rows += part(watch)
         except Exception as problem:  # the other parts are still worth having
             rows.append(failed(part.__name__, runner.one_line(problem)))
         gc.collect()
@@ -175,19 +176,19 @@ def failed(which: str, reason: str) -> dict:
 def steps(watch: Watch):
     """Each step and the library at both shapes, and the compiled form of each kernel."""
     functions = step_functions()
-    for step in STEPS:
-        with ExitStack() as stack:
-            ran = {
-                kernel: stack.enter_context(compiled.caught(getattr(module, kernel)))
-                for module, kernel in step.kernels
-            }
-            if ran:
-                watch.judged(step.forward, watch.batches[0], functions[step.name][1])
-        for kernel, launched in ran.items():
-            if launched:
-                yield {"part": "compiled", "step": step.name, "kernel": kernel,
-                       **facts(launched[0])}  # fmt: skip
-    for B in watch.batches:
+    with ExitStack() as stack:
+        ran = {
+            (step.name, kernel): stack.enter_context(compiled.caught(getattr(module, kernel)))
+            for step in STEPS
+            for module, kernel in step.kernels
+        }
+        for name in dict.fromkeys(name for name, _ in ran):
+            call, function = functions[name]
+            watch.judged(call, watch.batches[0], function)
+    for (step, kernel), launched in ran.items():
+        if launched:
+            yield {"part": "compiled", "step": step, "kernel": kernel, **facts(launched[0])}
+    for B in watch.shapes():
         for key, row in watch.raced(functions, B):
             yield {"part": "step", "step": key, "dtype": watch.dtype, **row}
 
@@ -228,7 +229,7 @@ def chunk_rows(watch: Watch, B: int, wanted):
 
 def chunks(watch: Watch):
     """Chunks that are as wide as a tensor core's tile, or wider."""
-    for B in watch.batches:
+    for B in watch.shapes():
         yield from chunk_rows(watch, B, CHUNKS[:2] if watch.quick else CHUNKS)
 
 
@@ -250,7 +251,7 @@ def narrow(dtype: str) -> dict:
 
 def segment_counts(watch: Watch):
     """Into how many segments a head is cut."""
-    for B in watch.batches:
+    for B in watch.shapes():
         counts = SEGMENTS[B][1::2] if watch.quick else SEGMENTS[B]
         calls = {
             s: lambda q, k, v, s=s: segmented.forward(q, k, v, segments=s)
@@ -263,7 +264,7 @@ def segment_counts(watch: Watch):
 
 def links(watch: Watch):
     """The tokens of a segment of the chain."""
-    for B in watch.batches:
+    for B in watch.shapes():
         lengths = LINKS[2:6:2] if watch.quick else LINKS
         calls = {
             n: lambda q, k, v, n=n: chained.forward(q, k, v, segment=n)
@@ -325,6 +326,8 @@ def cumulatives(watch: Watch):
     if watch.quick:
         lengths = lengths[::2]
     for n in lengths:
+        if watch.over:
+            return
         q, k, v = (x[:1, :, :n].contiguous() for x in watch.qkv(watch.batches[-1]))
         row = {"part": "cumulative", "B": 1, "H": H, "N": n, "D": D}
         try:
@@ -397,7 +400,7 @@ def labelled(rows: list[dict]) -> list[dict]:
             found.append({"part": "counters", **{k: row[k] for k in ("status", "reason")}})
         elif MARK in row["kernel"]:
             at += 1
-        elif at >= 0 and "_kernel" in row["kernel"] and "at::" not in row["kernel"]:
+        elif at >= 0 and "::" not in row["kernel"]:  # not one of PyTorch's
             name, options = COUNTED[at]
             keep = {k: v for k, v in row.items() if k not in ("kind", "contender", "work")}
             found.append({**keep, "step": name, "segment": options.get("segment")})
@@ -405,5 +408,5 @@ def labelled(rows: list[dict]) -> list[dict]:
 
 
 PARTS = (
-    steps, segment_counts, links, chunks, orders, bits, cumulatives, counters, narrow_chunks
+    steps, segment_counts, links, chunks, narrow_chunks, orders, bits, cumulatives, counters
 )  # fmt: skip

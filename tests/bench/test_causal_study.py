@@ -66,7 +66,13 @@ def test_a_call_that_fails_is_said(watch):
 
 
 def test_the_profilers_rows_get_their_step():
-    kernels = ["spin_kernel", "recurrent_kernel", "spin_kernel", "FillFunctor", "chunked_kernel"]
+    kernels = [
+        "spin_kernel",
+        "recurrent_kernel",
+        "spin_kernel",
+        "at::FillFunctor",
+        "chunked_kernel",
+    ]
     rows = study.labelled([{"kernel": k, "status": "ok", "kind": "counters"} for k in kernels])
     assert [(r["step"], r["kernel"]) for r in rows] == [
         ("recurrent", "recurrent_kernel"),
