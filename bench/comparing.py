@@ -62,11 +62,14 @@ def pair(records: list[Record]) -> tuple[Record, Record] | None:
     return None
 
 
-def table(first: Record, second: Record, N: int | None = None) -> Table:
-    """The rows at one length, the longest that both have unless `N` names another."""
+def table(first: Record, second: Record, N: int | None = None, B: int | None = None) -> Table:
+    """The rows at one length, the longest that both have unless `N` names another; `B` picks a
+    batch, and is all batches where it is None."""
     found = rows(first, second)
     lengths = sorted({r["N"] for r in found})
     wanted = N or (lengths[-1] if lengths else None)
+    found = [r for r in found if r["N"] == wanted and B in (None, r["B"])]
+    shapes = list(dict.fromkeys(f"({r['B']}, {r['H']}, {r['N']}, {r['D']})" for r in found))
     cells = [
         [
             contenders.label(r["contender"]),
@@ -79,13 +82,26 @@ def table(first: Record, second: Record, N: int | None = None) -> Table:
             r["binds"],
         ]
         for r in found
-        if r["N"] == wanted
     ]
     one, two = first.provenance, second.provenance
-    columns = ["contender", "shape", "work", f"{one.gpu} [ms]", f"{two.gpu} [ms]"]
-    columns += ["speed-up", "of the copy", "bound by"]
+    times = [f"{p.gpu.removeprefix('NVIDIA ')} [ms]" for p in (one, two)]
+    columns = ["contender", "shape", "work", *times, "speed-up", "of the copy", "bound by"]
     caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
+    if len(shapes) == 1:  # it stands above the table then, and not in each row
+        del columns[1]
+        cells = [row[:1] + row[2:] for row in cells]
+        caption = f"{shapes[0]}. {caption}"
     return Table(columns, cells, caption, words=("shape", "work", "bound by"))
+
+
+def report(first: Record, second: Record):
+    """Tables at the longest and the shortest length, a batch after the other; the first is open."""
+    from .reports import Report
+
+    found = rows(first, second)
+    places = sorted({(r["N"], r["B"]) for r in found}, reverse=True)
+    ends = {places[0][0], places[-1][0]}
+    return Report(table(first, second, N, B) for N, B in places if N in ends).folded(1)
 
 
 def changes(base: Record, head: Record, percent: float) -> list[dict]:

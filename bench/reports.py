@@ -40,14 +40,15 @@ class Report(list):
 
 
 def recorded(name: str, directory=None) -> Report:
-    """What is recorded of a study on the newest GPU, or a sentence where nothing is.
+    """What is recorded of a study, the book's own GPU first, or a sentence where nothing is.
 
-    For studies that take too long to be measured while a page is built.
+    For studies that take too long to be measured while a page is built. The tables of every further
+    GPU follow; each says in its caption which GPU it is of.
     """
     found = studies.recorded(name, directory)
     if not found:
         return Report([f"Nothing is recorded yet: python -m bench study {name} measures it."])
-    return globals()[name](found[0])
+    return Report(part for study in found for part in globals()[name](study))
 
 
 def limits(study: Study) -> Report:

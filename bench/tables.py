@@ -171,6 +171,25 @@ def graphs(record: Record, *, B: int, causal: bool = False) -> Table:
     return Table(["N", *map(contenders.label, names)], rows, caption + footnote(rows))
 
 
+def first_calls(record: Record) -> Table:
+    """The longest first call of each contender, which may compile, and a later call of that shape.
+
+    Where a cache has what was compiled, as for a shape like an earlier one, a first call is short.
+    """
+    rows = []
+    for name in record.contenders():
+        found = [m for m in record.select(contender=name) if m.ok and m.first_call_ms is not None]
+        if found:
+            m = max(found, key=lambda m: m.first_call_ms)
+            shape = f"({m.B}, {m.H}, {m.N}, {m.D}) {style.order(m.causal)}"
+            later = max(m.median_ms, m.host_ms or 0)
+            times = [style.number(m.first_call_ms), style.number(later)]
+            rows.append([contenders.label(name), f"{shape}, {style.work_name(m.work)}", *times])
+    columns = ["contender", "where", "first call [ms]", "later calls [ms]"]
+    caption = f"The longest first call of a run, and the calls after it; {record.line}."
+    return Table(columns, rows, caption, words=("where",))
+
+
 def label(m: Measurement | None) -> str:
     """The contender of a measurement as figures call it."""
     return "–" if m is None else contenders.label(m.contender)

@@ -77,6 +77,7 @@ def test_the_command(record, tmp_path, capsys):
     assert cli.main(["compare", one, two]) == 0
     told = capsys.readouterr().out
     assert "Made-up GPU 1 [ms]" in told
+    assert "speed-up  of the copy  bound by" in told
     assert "(8, 8, 65536, 64)" in told
     assert "not memory" in told
     assert cli.main(["compare", one, two, "--seqlen", "512", "--markdown"]) == 0
@@ -85,6 +86,18 @@ def test_the_command(record, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 88
     assert cli.main(["compare", one, two, "--seqlen", "777"]) == 2
     assert "no verified measurement in common" in capsys.readouterr().err
+
+
+def test_the_report_has_both_ends_and_every_batch(record):
+    report = comparing.report(record, faster_memory(record))
+    assert [t.caption.split(". ")[0] for t in report] == [
+        "(8, 8, 65536, 64)", "(1, 8, 65536, 64)", "(8, 8, 512, 64)", "(1, 8, 512, 64)",
+    ]  # fmt: skip
+    assert "shape" not in report[0].columns
+    assert report._repr_html_().index("<details>") < report._repr_html_().index("(1, 8, 65536")
+    bound = {row[0]: row[-1] for row in report[0].rows}
+    assert bound["This book (Triton)"] == "memory"
+    assert bound["SDPA cuDNN"] == "not memory"
 
 
 def test_graphs_beside_calls(record, make_measurement):

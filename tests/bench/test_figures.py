@@ -94,6 +94,31 @@ def test_a_failure_is_in_the_table_with_its_reason(record):
     ]  # fmt: skip
 
 
+def test_times_that_count_the_host_are_marked_and_explained(record):
+    changed = [
+        replace(m, host_included=True) if m.contender == "eager" and m.N == 512 else m
+        for m in record.measurements
+    ]
+    table = tables.times(replace(record, measurements=changed), B=8, causal=False)
+    assert table.rows[0][2].endswith("‡") and not table.rows[1][2].endswith("‡")
+    assert "‡ With the time of the host" in table.caption
+    assert table.notes[0, 2].endswith("and is counted")
+
+
+def test_the_first_call_stands_apart(record):
+    slow = [
+        replace(m, first_call_ms=2500.0)
+        if (m.contender, m.N, m.B, m.causal, m.work) == ("book", 4096, 1, True, "forward")
+        else m
+        for m in record.measurements
+    ]
+    table = tables.first_calls(replace(record, measurements=slow))
+    book, eager = table.rows[:2]
+    assert book[1:3] == ["(1, 8, 4096, 64) causal, forward", "2500"]
+    assert eager[2] == "120"
+    assert float(book[3]) == pytest.approx(0.04), "what the host needs for a call"
+
+
 def test_unsteady_times_are_marked_and_explained(record):
     at = next(
         i for i, m in enumerate(record.measurements)

@@ -182,7 +182,7 @@ def claimed(tmp_path_factory):
 
 def test_all_claims_are_on_one_page(claimed):
     text = page(claimed, "claims")
-    assert "3 claims on 2 pages: 1 did not hold, 1 did not hold, as expected, 1 held." in text
+    assert "3 claims on 2 pages: 1 held; 1 did not hold, as expected; 1 did not hold." in text
     assert "Less &lt;is&gt; faster" in text and "1 &lt; 2" in text
     assert f"{H100}, recorded" in text and "Another GPU, live" in text
     links = re.findall(r'href="(one|two)\.html#(claim-\w+)"', text)

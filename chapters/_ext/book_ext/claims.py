@@ -91,7 +91,7 @@ def listing(app, docname: str) -> list[nodes.Node]:
     """How many claims there are, and a table of those of each page."""
     every = {name: found for name, found in sorted(claims_of(app.env).items()) if found}
     verdicts = Counter(c["verdict"] for found in every.values() for c in found)
-    counted = ", ".join(f"{n} {verdict.lower()}" for verdict, n in sorted(verdicts.items()))
+    counted = "; ".join(f"{n} {verdict.lower()}" for verdict, n in verdicts.most_common())
     summary = f"{verdicts.total()} claims on {len(every)} pages: {counted or 'none'}."
     shown: list[nodes.Node] = [nodes.paragraph("", summary)]
     for name, found in every.items():
@@ -100,7 +100,7 @@ def listing(app, docname: str) -> list[nodes.Node]:
         section += nodes.title("", "", link(app, docname, name, "", title))
         section += table(
             [
-                [nodes.Text(c["verdict"])],
+                [(nodes.strong if c["surprising"] else nodes.inline)("", c["verdict"])],
                 [link(app, docname, name, c["anchor"], c["sentence"])],
                 [nodes.Text(c["evidence"])],
                 [nodes.Text(f"{c['gpu']}, {'live' if c['live'] else 'recorded'}")],
