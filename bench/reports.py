@@ -59,18 +59,18 @@ def limits(study: Study) -> Report:
 
 
 def memory(study: Study) -> Report:
-    """A table of peaks for each order and work, then one of the longest sequences."""
+    """What calls need beside their tensors, the longest sequences, then the whole peaks: a table
+    for each order and work."""
     shown = []
-    peaks, sizes = study.select(kind="peak"), study.select(kind="fits")
-    for causal in (False, True):
-        for work in dict.fromkeys(r["work"] for r in peaks if "work" in r):
-            case = {"causal": causal, "work": work}
-            shown.append(_peaks([r for r in peaks if _is(r, case)], case, study))
-    for causal in (False, True):
-        for work in dict.fromkeys(r["work"] for r in sizes):
-            case = {"causal": causal, "work": work}
-            shown.append(_longest([r for r in sizes if _is(r, case)], case, study))
-    return Report(table for table in shown if table.rows)
+    for make, kind in ((_peaks, "peak"), (_longest, "fits"), (_held, "peak")):
+        rows = [r for r in study.select(kind=kind) if "work" in r]
+        for causal in (False, True):
+            for work in dict.fromkeys(r["work"] for r in rows):
+                case = {"causal": causal, "work": work}
+                shown.append(make([r for r in rows if _is(r, case)], case, study))
+    shown = [table for table in shown if table.rows]
+    missed = {r["contender"]: r["reason"] for r in study.select(kind="peak") if "work" not in r}
+    return Report([*shown, *(f"{name}: {reason}" for name, reason in missed.items())])
 
 
 def _is(row, wanted) -> bool:
@@ -79,6 +79,28 @@ def _is(row, wanted) -> bool:
 
 def _peaks(rows, case, study) -> Table:
     """Peak bytes beyond inputs and results, by contender and N, in MiB."""
+
+    def cell(r):
+        extra, out = r["extra_bytes"], r["outputs_bytes"]
+        return f"{style.number(extra / 2**20)} ({style.number(100 * extra / out)} %)"
+
+    what = "Peak memory beyond inputs and results [MiB], in brackets as a share of the results"
+    return _by_length(rows, case, study, cell, what)
+
+
+def _held(rows, case, study) -> Table:
+    """Peak bytes of all tensors, and of what the allocator took from the GPU, in MiB."""
+
+    def cell(r):
+        both = r["peak_allocated_bytes"], r["peak_reserved_bytes"]
+        return " / ".join(style.number(b / 2**20, 4) for b in both)
+
+    what = "Peak memory with inputs and results [MiB], allocated / reserved by PyTorch's allocator"
+    return _by_length(rows, case, study, cell, what)
+
+
+def _by_length(rows, case, study, cell, what: str) -> Table:
+    """A row for each contender and a column for each N; `cell(row)` writes what was measured."""
     lengths = sorted({r["N"] for r in rows if r.get("N")})
     found = {(r["contender"], r.get("N")): r for r in rows}
     cells, notes = [], {}
@@ -87,16 +109,13 @@ def _peaks(rows, case, study) -> Table:
         for j, n in enumerate(lengths):
             r = found.get((name, n)) or found.get((name, None))
             if r is not None and r["status"] == "ok":
-                extra, out = r["extra_bytes"], r["outputs_bytes"]
-                line.append(f"{style.number(extra / 2**20)} ({style.number(100 * extra / out)} %)")
+                line.append(cell(r))
             else:
                 line.append("–" if r is None else r["status"].replace("_", " "))
                 notes[i, j + 1] = r["reason"] if r else ""
         cells.append(line)
-    caption = (
-        f"Peak memory beyond inputs and results [MiB], in brackets as a share of the results, "
-        f"{style.order(case['causal'])}, {style.work_name(case['work'])}; {study.line}."
-    )
+    order, work = style.order(case["causal"]), style.work_name(case["work"])
+    caption = f"{what}, {order}, {work}; {study.line}."
     return Table(["contender", *map(style.length, lengths)], cells, caption, notes)
 
 
@@ -107,7 +126,8 @@ def _longest(rows, case, study) -> Table:
     for i, name in enumerate(dict.fromkeys(r["contender"] for r in rows)):
         line = [next(r.get("label") or name for r in rows if r["contender"] == name)]
         for j, size in enumerate(sizes):
-            r = next(x for x in rows if x["contender"] == name and x["limit_gib"] == size)
+            mine = [x for x in rows if x["contender"] == name and x["limit_gib"] == size]
+            r = mine[0] if mine else {"status": "missing", "reason": "not measured in time"}
             if r["status"] == "ok":
                 line.append(f"{r['fits_n']:,} ({r['predicted_n']:,})")
             elif r["status"] == "predicted":

@@ -110,7 +110,7 @@ def test_the_study_of_the_field(monkeypatch, record):
 
     def run(*plans, say, limit_s):
         asked.extend(plans)
-        assert limit_s <= 90
+        assert limit_s <= study.LIMIT_S
         return record
 
     monkeypatch.setattr(study.isolated, "run", run)
@@ -126,8 +126,31 @@ def test_the_study_of_the_field(monkeypatch, record):
     raced = {name for p in asked for name in p.contenders}
     assert raced == {n for n in contenders.names() if not n.startswith("step-")}
     assert "flash-bla" in asked[-1].contenders, "what tunes itself for minutes comes last"
-    (quick,) = study.plans(True)
+    ((quick,),) = study.parts(True)
     assert len(quick.contenders) * len(quick.shapes()) < 10
+
+
+def test_the_field_keeps_what_it_has_when_the_time_is_up(monkeypatch, record):
+    from bench.errors import BenchError
+    from bench.studies import contenders as study
+
+    def run(*plans, say, limit_s):
+        if any("flash-bla" in plan.contenders for plan in plans):
+            raise BenchError("Nothing was measured within 3 s.")
+        return field
+
+    field = [replace(m, experiment="field") for m in record.measurements]
+    field = replace(record, measurements=field)
+    monkeypatch.setattr(study.isolated, "run", run)
+    said = []
+    rows = study.measure(False, said.append)
+    assert said == ["Nothing was measured within 3 s."]
+    keys = [tuple(r[k] for k in ("contender", "work", "N", "B", "causal")) for r in rows]
+    assert len(keys) == len(set(keys)), "each entry once"
+    assert [r for r in rows if r["contender"] == "flash-bla"][0]["status"] != "ok"
+    monkeypatch.setattr(study, "LIMIT_S", 0.0)
+    with pytest.raises(BenchError, match="Nothing was raced"):
+        study.measure(False, said.append)
 
 
 def test_the_report_of_the_field(record, tmp_path):
@@ -136,7 +159,7 @@ def test_the_report_of_the_field(record, tmp_path):
 
     assert "Nothing is recorded yet" in str(reports.recorded("contenders", tmp_path))
     rows = study.rows(record.measurements)
-    gone = study.missing([study.plans(False)[1]], [])
+    gone = study.missing(study.parts(False)[1][:1], [])
     studies.write(studies.Study("contenders", record.provenance, rows + gone), tmp_path)
     report = reports.recorded("contenders", tmp_path)
     longest = report[0]

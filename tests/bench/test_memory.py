@@ -167,7 +167,8 @@ def test_tables():
     case = {"contender": "book", "label": "This book", "causal": False, "work": FORWARD}
     rows = [
         {"kind": "peak", **case, "N": n, "status": "ok", "extra_bytes": 2**20 * i, "reason": None}
-        | {"outputs_bytes": 2**30}
+        | {"outputs_bytes": 2**30, "peak_allocated_bytes": 3 * 2**20 * i}
+        | {"peak_reserved_bytes": 20 * 2**20}
         for i, n in enumerate((1024, 4096), 1)
     ]
     other = case | {"contender": "absent", "label": "Absent"}
@@ -176,12 +177,18 @@ def test_tables():
     rows.append({"kind": "fits", **case, **fits})
     predicted = {"limit_gib": 24, "status": "predicted", "predicted_n": 2048, "reason": "slow"}
     rows.append({"kind": "fits", **case, **predicted})
-    peaks, longest = reports.memory(studies.Study("memory", GPU, rows))
+    cut = {"contender": "cut", "label": "cut", "limit_gib": 16}
+    rows.append({"kind": "fits", **case, **predicted, **cut})
+    rows.append({"kind": "peak", "contender": "late", "status": "failed", "reason": "out of time"})
+    peaks, longest, held, missed = reports.memory(studies.Study("memory", GPU, rows))
+    assert held.rows[0] == ["This book", "3 / 20", "6 / 20"]
+    assert missed == "late: out of time"
     assert peaks.rows == [
         ["This book", "1 (0.0977 %)", "2 (0.195 %)"],
         ["Absent", "not installed", "not installed"],
     ]
-    assert longest.rows == [["This book", "1,000 (1,024)", "(2,048)"]]
+    assert longest.rows == [["This book", "1,000 (1,024)", "(2,048)"], ["cut", "(2,048)", "–"]]
+    assert longest.notes[1, 2] == "not measured in time"
 
 
 def test_a_function_in_a_fresh_process():
