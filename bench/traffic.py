@@ -49,19 +49,36 @@ def traffic(call: Callable[[], object]) -> Traffic:
     launched in Triton's interpreter: it needs TRITON_INTERPRET=1 before `import triton`.
     """
     found = Traffic()
-    with _counting(found):
+
+    def add(access: Access) -> None:
+        moved = found.setdefault(access.tensor, Moved())
+        setattr(moved, access.kind, getattr(moved, access.kind) + access.size * access.places.size)
+
+    with watched(add, lambda kernel, tensors: [found.setdefault(n, Moved()) for n in tensors]):
         call()
     if not found:
         raise BenchError("No kernel ran in Triton's interpreter: is TRITON_INTERPRET=1 set?")
     return found
 
 
-class _Counter:
-    """Stands for the interpreter's memory: counts, then does what was asked for."""
+@dataclass(frozen=True)
+class Access:
+    """What one program loads or stores at a time."""
 
-    def __init__(self, memory, found: Traffic):
+    kind: str  # "loaded" or "stored"
+    tensor: str  # the name of the kernel's argument, or ELSEWHERE
+    places: np.ndarray  # in bytes from the tensor's first element; absolute if ELSEWHERE
+    size: int  # bytes of an element
+    program: tuple[int, int, int]
+
+
+class _Watch:
+    """Stands for the interpreter's memory: tells of each access, then does what was asked for."""
+
+    def __init__(self, memory, builder, listener: Callable[[Access], None]):
         self._memory = memory
-        self._found = found
+        self._builder = builder
+        self._listener = listener
         self._ranges = []  # (name, first address, the address behind the last one)
 
     def __getattr__(self, name):
@@ -70,40 +87,36 @@ class _Counter:
     def launched(self, tensors: dict) -> None:
         """From now on addresses belong to these tensors, name -> tensor."""
         self._ranges = [(name, *_extent(x)) for name, x in tensors.items()]
-        for name in tensors:
-            self._found.setdefault(name, Moved())
 
     def load(self, pointers, mask, other, dtype):
-        self._count(pointers, mask, np.dtype(dtype).itemsize, "loaded")
+        self._tell(pointers, mask, np.dtype(dtype).itemsize, "loaded")
         return self._memory.load(pointers, mask, other, dtype)
 
     def store(self, pointers, values, mask):
-        self._count(pointers, mask, values.dtype.itemsize, "stored")
+        self._tell(pointers, mask, values.dtype.itemsize, "stored")
         return self._memory.store(pointers, values, mask)
 
     def atomic_rmw(self, operation, pointers, values, mask, semantics):
         for kind in ("loaded", "stored"):
-            self._count(pointers, mask, values.dtype.itemsize, kind)
+            self._tell(pointers, mask, values.dtype.itemsize, kind)
         return self._memory.atomic_rmw(operation, pointers, values, mask, semantics)
 
     def atomic_cas(self, pointers, compared, values, semantics):
         mask = np.ones_like(pointers, dtype=bool)
         for kind in ("loaded", "stored"):
-            self._count(pointers, mask, values.dtype.itemsize, kind)
+            self._tell(pointers, mask, values.dtype.itemsize, kind)
         return self._memory.atomic_cas(pointers, compared, values, semantics)
 
-    def _count(self, pointers, mask, size: int, kind: str) -> None:
+    def _tell(self, pointers, mask, size: int, kind: str) -> None:
         left = np.asarray(pointers)[np.asarray(mask, dtype=bool)].ravel()
+        program = tuple(self._builder.grid_idx)
         for name, first, behind in self._ranges:
             here = (left >= first) & (left < behind)
-            self._add(name, kind, size * int(here.sum()))
+            if here.any():
+                self._listener(Access(kind, name, left[here] - first, size, program))
             left = left[~here]
         if left.size:
-            self._add(ELSEWHERE, kind, size * left.size)
-
-    def _add(self, name: str, kind: str, nbytes: int) -> None:
-        moved = self._found.setdefault(name, Moved())
-        setattr(moved, kind, getattr(moved, kind) + nbytes)
+            self._listener(Access(kind, ELSEWHERE, left, size, program))
 
 
 def _extent(x) -> tuple[int, int]:
@@ -115,11 +128,16 @@ def _extent(x) -> tuple[int, int]:
 
 
 @contextmanager
-def _counting(found: Traffic):
-    """Within it the interpreter's loads and stores are counted."""
+def watched(
+    listener: Callable[[Access], None], launched: Callable[[str, dict], object] = lambda *_: None
+):
+    """Within it `listener` hears of each access of a kernel in the interpreter.
+
+    `launched(name, tensors)` hears of each launch before that, with the kernel's tensors by name.
+    """
     from triton.runtime import interpreter
 
-    counter = _Counter(interpreter._interpreter, found)
+    watch = _Watch(interpreter._interpreter, interpreter.interpreter_builder, listener)
     executor = interpreter.GridExecutor
     prepare = executor._init_args_hst
 
@@ -127,13 +145,15 @@ def _counting(found: Traffic):
         """The arguments as the kernel will see them, on the host."""
         args, kwargs = prepare(self, args, kwargs)
         values = dict(zip(self.arg_names, args, strict=False)) | kwargs
-        counter.launched({n: x for n, x in values.items() if hasattr(x, "data_ptr")})
+        tensors = {n: x for n, x in values.items() if hasattr(x, "data_ptr")}
+        watch.launched(tensors)
+        launched(self.fn.__name__, tensors)
         return args, kwargs
 
-    interpreter._interpreter = counter
+    interpreter._interpreter = watch
     executor._init_args_hst = prepared
     try:
         yield
     finally:
-        interpreter._interpreter = counter._memory
+        interpreter._interpreter = watch._memory
         executor._init_args_hst = prepare
