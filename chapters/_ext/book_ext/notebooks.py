@@ -81,12 +81,11 @@ def add_buttons(app, pagename, templatename, context, doctree) -> None:
             "type": "link",
             "url": address,
             "text": "Colab",
-            "icon": "_static/images/logo_colab.png",
+            "icon": "fas fa-rocket",
             "tooltip": "Open in Colab",
             "label": "colab-button",
         }
         context["header_buttons"].insert(0, colab)
-    context["book_notebook"], context["book_colab"] = notebook, address
 
 
 def write_all(app, exception) -> None:
