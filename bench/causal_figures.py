@@ -206,5 +206,5 @@ def seen(found: dict[str, list[list[float]]], chunk: int, *, source: str = "") -
             )
         words = f"{leaks} keys reach a query before them" if leaks else "no key comes from later"
         alt = f"{name}: {words}; chunks of {chunk}, {len(weights)} tokens."
-        panels[f"{name} ({words})"] = Grid(text, shade, alt, hover)
+        panels[f"{name} ({leaks or 'no'} leaks)"] = Grid(text, shade, alt, hover)
     return grids(panels, switch="Kernel", x="key", y="query", source=source, height=430)
