@@ -97,6 +97,7 @@ def columns(lane: Lane) -> dict:
         "spread": lane.spread,
         "samples": len(lane.device_ms),
         "host_ms": lane.host_median_ms,
+        **lane.marks,
     }
 
 

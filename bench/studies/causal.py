@@ -137,6 +137,7 @@ def columns(lane: timing.Lane) -> dict:
         "median_ms": lane.percentile(50),
         "spread": lane.spread,
         "host_ms": lane.host_median_ms,
+        **lane.marks,
     }
 
 

@@ -102,6 +102,7 @@ class Watch:
             "host_ms": lanes[0].host_median_ms,
             "graph_ms": replay,
             "copy_ms": lanes[1].percentile(50),
+            **lanes[0].marks,
         }
 
 
