@@ -1,0 +1,93 @@
+"""Two records, of the book's GPU and of one with a faster memory: everything shows both."""
+
+from dataclasses import replace
+
+import pytest
+
+import bench
+from bench import comparing, figures, hardware, original, results
+from bench.hardware import Provenance
+from bench.studies import Study
+
+H100 = {"gpu": "NVIDIA H100 80GB HBM3", "slug": results.MAIN, "capability": "9.0"}
+H200 = {"gpu": "NVIDIA H200", "slug": "nvidia-h200", "capability": "9.0"}
+DRAWN = (
+    figures.time_by_length,
+    figures.share_of_floor,
+    figures.speedup_by_length,
+    figures.backward_cost,
+)
+
+
+def faster_memory(m):
+    """What waits for memory gains 1.4, and the copy does."""
+    if not m.ok:
+        return m
+    gain = 1.4 if m.contender in ("book", "eager") else 1.0
+    times = {k: getattr(m, k) / gain for k in ("median_ms", "p20_ms", "p80_ms")}
+    return replace(m, floor_ms=m.floor_ms / 1.4, **times)
+
+
+@pytest.fixture
+def session(make_record, tmp_path, monkeypatch):
+    """What a page opens where both are recorded, the second one later and with more in it."""
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    first = make_record(**H100)
+    second = make_record(**H200, date="2026-02-02T00:00:00Z")
+    second = replace(second, measurements=[*map(faster_memory, second.measurements)])
+    extra = replace(second.measurements[0], experiment="steps")
+    second = replace(second, measurements=[*second.measurements, extra])
+    for record in (first, second):
+        results.write(record, tmp_path / f"{record.provenance.slug}.json")
+    return bench.session(tmp_path)
+
+
+def test_the_pages_speak_of_the_books_gpu_and_show_both(session):
+    assert session.main.provenance.gpu == "NVIDIA H100 80GB HBM3"
+    assert [r.provenance.gpu for r in session.records][1] == "NVIDIA H200"
+    assert session.note.endswith("commit 0123456.") and "H100" in session.note
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda f: f.__name__)
+def test_every_figure_of_the_race_has_a_switch_between_them(session, draw):
+    figure = draw(session.records)
+    figure.plotly()
+    switch = figure.switches[0]
+    assert switch.name == "GPU"
+    assert switch.options == ["NVIDIA H100 80GB HBM3 (recorded)", "NVIDIA H200 (recorded)"]
+    assert {t["meta"][0] for t in figure.data} == {0, 1}
+    assert list(figure.numbers) == list(figure.alts)
+    assert "H200" in figure.numbers[next(k for k in figure.alts if k.startswith("1,"))].caption
+    assert "H100" in figure.provenance and "H200" in figure.provenance
+
+
+def test_what_sped_up_says_what_binds(session):
+    first, second = comparing.pair(session.records)
+    assert second.provenance.gpu == "NVIDIA H200", "the one with the faster copies"
+    bound = {row[0]: row[-1] for row in comparing.report(first, second)[0].rows}
+    assert bound["This book (Triton)"] == bound["Eager PyTorch, linear"] == "memory"
+    assert bound["SDPA cuDNN"] == "not memory"
+
+
+def test_the_musts_are_of_the_h100(session):
+    asked = [original.reached(r) for r in session.records]
+    assert None not in asked[0].values()
+    assert set(asked[1].values()) == {None}
+
+
+def test_a_study_of_both_has_a_panel_for_each(tmp_path):
+    def study(facts):
+        where = Provenance(date="2026-01-01", command="", python="3.12", torch="2.11", **facts)
+        return Study("chunk-size", where, [{"n": 1}])
+
+    for facts in (H200, H100):
+        bench.studies.write(study(facts), tmp_path)
+    shown = bench.studies.recorded("chunk-size", tmp_path)
+    assert [s.provenance.gpu for s in shown] == ["NVIDIA H100 80GB HBM3", "NVIDIA H200"]
+    assert bench.studies.beside(shown[0], tmp_path) == shown
+    live = replace(study(H200), live=True)
+    beside = bench.studies.beside(live, tmp_path)
+    assert [(s.provenance.slug, s.live) for s in beside] == [
+        ("nvidia-h200", True),
+        (results.MAIN, False),
+    ]
