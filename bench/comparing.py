@@ -87,6 +87,11 @@ def table(first: Record, second: Record, N: int | None = None, B: int | None = N
     times = [f"{p.gpu.removeprefix('NVIDIA ')} [ms]" for p in (one, two)]
     columns = ["contender", "shape", "work", *times, "speed-up", "of the copy", "bound by"]
     caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
+    unlike = [
+        k for k in ("commit", "command", "torch", "triton") if getattr(one, k) != getattr(two, k)
+    ]
+    if unlike:
+        caption += f" The two differ in more than the GPU: {', '.join(unlike)}."
     if len(shapes) == 1:  # it stands above the table then, and not in each row
         del columns[1]
         cells = [row[:1] + row[2:] for row in cells]

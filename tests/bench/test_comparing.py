@@ -94,6 +94,10 @@ def test_the_report_has_both_ends_and_every_batch(record):
         "(8, 8, 65536, 64)", "(1, 8, 65536, 64)", "(8, 8, 512, 64)", "(1, 8, 512, 64)",
     ]  # fmt: skip
     assert "shape" not in report[0].columns
+    assert "differ" not in report[0].caption
+    later = replace(record, provenance=replace(record.provenance, commit="f00", torch="2.12.0"))
+    told = comparing.table(record, faster_memory(later)).caption
+    assert told.endswith("The two differ in more than the GPU: commit, torch.")
     assert report._repr_html_().index("<details>") < report._repr_html_().index("(1, 8, 65536")
     bound = {row[0]: row[-1] for row in report[0].rows}
     assert bound["This book (Triton)"] == "memory"
