@@ -102,7 +102,7 @@ comment:  ## for keepers: put the table of `make regression` under pull request 
 pins:  ## for keepers: renew constraints.txt (Python 3.10 to 3.13 must be installed)
 	@$(PYTHON) .ci/pins.py python3.10 python3.11 python3.12 python3.13
 
-clean:  ## remove what these commands made
+clean:  ## remove what these commands made, except .wheels
 	@rm -rf _build .venv .pytest_cache .ruff_cache
 	@find bench chapters kernels tests -name __pycache__ -prune -exec rm -rf {} +
 
