@@ -4,13 +4,15 @@ Everything is drawn from the study "journey" (`bench.study`), of which rows may 
 there is a dash.
 """
 
+import html
 from dataclasses import dataclass
 
 from kernels.steps.journey import STEPS, Step, named
 
 from . import data_sheets, listings, style
-from .diagrams import PALETTE, Curve, curves
+from .diagrams import PALETTE, Curve, Drawing, curves
 from .figures import TEMPLATE, Figure, Switch
+from .reports import Report
 from .studies import Study
 from .tables import Table
 
@@ -147,35 +149,27 @@ class Journey:
             return "–"
         if abs(old / new - 1) < SAME:
             return f"the same as {before}"
+        if new > 1.5 * old:
+            return f"{style.number(new / old)} times the time of {before}"
         if new > old:
-            return f"slower than {before}, {style.number(100 * (new / old - 1), 2)} %"
-        ratio = style.number(old / new, 2 if old / new < 10 else 3)
-        return f"{ratio} × as fast as {before}"
+            return f"{style.number(100 * (new / old - 1), 2)} % slower than {before}"
+        if old / new < 1.5:
+            return f"{style.number(100 * (1 - new / old), 2)} % less time than {before}"
+        return f"{style.number(old / new)} times as fast as {before}"
 
     # ------------------------------------------------------------------------------- tables
 
-    def card(self, name: str) -> Table:
-        """One step in a dozen lines: predicted, measured, compiled."""
+    def card(self, name: str) -> Report:
+        """One step: predicted and measured, and below it what the compiler made of it."""
         step, batches = named(name), self.batches
         lines = [
             ["predicted [ms]", *(str(self.predicted(name, B) or "–") for B in batches)],
             ["measured [ms]", *(style.number(self.ms(name, B)) for B in batches)],
-            ["share of copy speed", *(style.number(self.share(name, B), 2) for B in batches)],
+            ["share of copy speed", *(self.percent(name, B) for B in batches)],
         ]
         if step.before:
             lines.append(["verdict", *(self.verdict(name, B) for B in batches)])
-        codes = self.codes(name)
-        head = ["step " + name, *(f"B = {B}" for B in batches)]
-        if codes:
-            wide = len(batches) - len(codes)
-            for label, key, scale in FACTS:
-                cells = [
-                    f"{row['pass']}: {style.number(row.get(key) and row[key] / scale)}"
-                    if row.get(key) is not None
-                    else f"{row['pass']}: –"
-                    for row in codes
-                ]
-                lines.append([label, *cells, *[""] * wide][: len(head)])
+        head = [name, *(f"B = {B}" for B in batches)]
         row = self.row(name, batches[0]) if batches else {}
         where = f"N = {style.length(row['N'])}, D = {row['D']}; " if row else ""
         if row.get("scaled"):
@@ -185,42 +179,82 @@ class Journey:
             )
         if row.get("reason"):
             where += f"it says: {row['reason']}; "
-        return Table(head, lines, where + self.study.line + ".", words=tuple(head[1:]))
+        shown = [Table(head, lines, where + self.study.line + ".", words=tuple(head[1:]))]
+        codes = self.codes(name)
+        if codes:
+            cells = [
+                [label, *(fact(row, key, scale) for row in codes)] for label, key, scale in FACTS
+            ]
+            shown.append(Table(["compiled", *(row["pass"] for row in codes)], cells))
+        return Report(shown)
+
+    def percent(self, name: str, B: int) -> str:
+        share = self.share(name, B)
+        return "–" if share is None else f"{style.number(100 * share, 2)} %"
+
+    def excerpt(self, name: str) -> str:
+        """Lines of machine code of a step's state pass, without addresses, and how many more."""
+        found = self.study.select(part="text", step=name)
+        if not found:
+            return "not recorded"
+        kept, keep = [], False
+        for line in found[0]["text"].splitlines():
+            if not line.lstrip().startswith("…"):
+                text = " ".join(line.split("*/")[-1].split())
+                keep = "RZ, [RZ]" not in text and not text.startswith("DEPBAR")
+                kept += [text] * keep
+            elif keep:
+                kept.append(line)
+        return "\n".join(kept)
+
+    def pytorch(self, name: str, B: int) -> Table:
+        """The kernels of PyTorch in a step, one by one."""
+        found = self.study.select(part="pass", step=name, B=B)
+        found = [row for row in found if row["ms"] and part_of(row["kernel"]) == "PyTorch"]
+        cells = [
+            [short(row["kernel"]), f"{row['launches']:g}", style.number(row["ms"])] for row in found
+        ]
+        caption = f"PyTorch's kernels in {name}, B = {B}; {self.study.line}."
+        return Table(["kernel", "launches", "together [ms]"], cells, caption)
 
     def table(self) -> Table:
         """All steps."""
         batches = self.batches
-        head = ["step", "new in it", "bytes", *(f"predicted, B = {B}" for B in batches[:1])]
+        head = ["step", "new in it", "tensors", *(f"predicted, B = {B}" for B in batches[:1])]
         for B in batches:
-            head += [f"ms, B = {B}", "of copy" if B == batches[0] else "of copy "]
+            head += [f"ms, B = {B}", f"of copy, B = {B}"]
         head += ["registers", "shared [KiB]", "spills [B]", "verdict"]
         lines = []
         for step in STEPS:
-            line = [step.name, step.idea, tensors(step.name)]
+            line = [step.name, step.idea, str(count(step.name))]
             line += [str(self.predicted(step.name, B) or "–") for B in batches[:1]]
             for B in batches:
                 line.append(style.number(self.ms(step.name, B)))
-                line.append(style.number(self.share(step.name, B), 2))
+                line.append(self.percent(step.name, B))
             codes = self.codes(step.name)
             for key, scale in (("registers", 1), ("shared_bytes", 1024), ("local_bytes", 1)):
-                known = [c[key] / scale for c in codes if c.get(key) is not None]
-                line.append(" / ".join(style.number(x) for x in known) or "–")
+                line.append(" / ".join(fact(c, key, scale) for c in codes) or "–")
             line.append(self.verdict(step.name, batches[0]) if batches else "–")
             lines.append(line)
         row = self.row(STEPS[-1].name, batches[0]) if batches else {}
-        where = f"(B, {row['H']}, {style.length(row['N'])}, {row['D']}), {row['dtype']}; "
         caption = (
-            f"Bytes in tensors that cross the bus; registers, shared memory and spills of the "
-            f"state pass / output pass; {where if row else ''}{self.study.line}."
+            "Times in ms; tensors of [B, H, N, D] that cross the bus; registers, shared memory and "
+            "spills of the state pass / output pass; "
         )
+        if row:
+            size = f"(B, {row['H']}, {style.length(row['N'])}, {row['D']}), {row['dtype']}"
+            flops = self.size(batches[0])[1] / 1e9
+            caption += f"{size}, {style.number(flops)} GFLOP at B = {batches[0]} in every step; "
+        caption += f"{self.study.line}."
         return Table(head, lines, caption, words=("new in it", "verdict"))
 
     # ------------------------------------------------------------------------------ figures
 
-    def ladder(self) -> Figure:
-        """The time of every step as a bar, predictions as marks, the copy as a line."""
+    def ladder(self, first: str = STEPS[0].name, log: bool = True) -> Figure:
+        """The times of the steps from `first` on as bars, predictions as marks, the copy a line."""
         data, alts = [], {}
         names = [step.name for step in STEPS]
+        names = names[names.index(first) :]
         for i, B in enumerate(self.batches):
             times = [self.ms(name, B) for name in names]
             said = [self.predicted(name, B) for name in names]
@@ -278,21 +312,21 @@ class Journey:
                 )
             there = [(n, ms) for n, ms in zip(names, times, strict=True) if ms]
             ends = "; ".join(f"{n} {style.number(ms)} ms" for n, ms in there)
-            alts[str(i)] = f"Time of every step, B = {B}: {ends}. A copy: {style.number(copy)} ms."
-        decades = [10.0**e for e in range(-2, 5)]
+            what = f"Time of every step from {first} on, B = {B}"
+            alts[str(i)] = f"{what}: {ends}. A copy: {style.number(copy)} ms."
+        axis = {"title": {"text": "time [ms]"}, "rangemode": "tozero"}
+        if log:
+            decades = [10.0**e for e in range(-2, 5)]
+            ticks = {"tickvals": decades, "ticktext": [*map(style.number, decades)]}
+            axis = {"title": {"text": "time [ms]"}, "type": "log", **ticks}
         layout = {
-            "height": 640,
+            "height": 150 + 22 * len(names),
             "template": TEMPLATE,
             "margin": {"l": 104, "r": 12, "t": 8, "b": 96},
-            "legend": {"orientation": "h", "x": 0, "y": -0.13, "yanchor": "top"},
+            "legend": {"orientation": "h", "x": 0, "y": -66 / (22 * len(names)), "yanchor": "top"},
             "barmode": "overlay",
             "hovermode": "closest",
-            "xaxis": {
-                "type": "log",
-                "title": {"text": "time [ms]"},
-                "tickvals": decades,
-                "ticktext": [*map(style.number, decades)],
-            },
+            "xaxis": axis,
             "yaxis": {"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
         }
         switch = Switch("Batch", [f"B = {B}" for B in self.batches])
@@ -347,10 +381,9 @@ class Journey:
         fit = self.code("wide", "state").get("resident")
         if not (half and sms and fit):
             return None
-        one = half * row["tiles"] * named("wide").settings.state.rows
-        one /= row["B"] * row["H"] * row["N"]  # of a program that has the whole memory
-        full, rest = divmod(row["programs"], sms * fit)
-        return sum(one * max(n, sms) for n in [sms * fit] * full + [rest] * bool(rest))
+        rows = row["tiles"] * named("wide").settings.state.rows  # of a program, in whole tiles
+        more = rows * row["programs"] / (row["B"] * row["H"] * row["N"])
+        return half * more * sum(time for _, time in waves_of(row["programs"], sms, fit))
 
     def waves(self) -> Figure:
         """The state pass over the number of its programs, measured and predicted."""
@@ -372,9 +405,13 @@ class Journey:
             alts.append(f"Time of the state pass by programs, B = {B}: {ends}.")
         if not panels:
             return Figure([], {"height": 100, "template": TEMPLATE}, {"0": "Not measured."})
-        return curves(
+        drawn = curves(
             panels, x="programs", y="time [ms]", alts=alts, switch="Batch", source=self.source
         )
+        sms = self.gpu.sm_count or 132
+        marks = [sms // 4, sms // 2, *(sms << i for i in range(5))]
+        drawn.layout["xaxis"] |= {"type": "log", "tickvals": marks, "ticktext": [*map(str, marks)]}
+        return drawn
 
     @property
     def source(self) -> str:
@@ -520,8 +557,9 @@ FACTS = (
     ("registers a thread", "registers", 1),
     ("spilled bytes a thread", "local_bytes", 1),
     ("shared memory [KiB]", "shared_bytes", 1024),
-    ("programs a multiprocessor", "resident", 1),
+    ("programs that fit", "resident", 1),
     ("instructions of the loop", "loop", 1),
+    ("instructions in all", "instructions", 1),
 )
 AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 EXPLORER = {
@@ -567,8 +605,61 @@ def count(name: str) -> int:
     return 4 + OUTSIDE if order.index(name) < order.index("fused") else 4
 
 
-def tensors(name: str) -> str:
-    return f"{count(name)} tensors"
+def fact(row: dict, key: str, scale: int) -> str:
+    if row.get(key) is None:
+        return "–"
+    return str(row[key]) if scale == 1 else style.number(row[key] / scale)
+
+
+def short(kernel: str) -> str:
+    """The name of a kernel of PyTorch without its namespaces."""
+    name = kernel.removeprefix("void ").split("::")[-1]
+    return name if len(name) < 34 else name[:32] + " …"
+
+
+def waves_of(programs: int, sms: int, fit: int) -> list[tuple[int, float]]:
+    """(programs, time) of each wave; the time in that of all bytes at the memory's full rate."""
+    full, rest = divmod(programs, sms * fit)
+    sizes = [sms * fit] * full + [rest] * bool(rest)
+    return [(n, max(n, sms) / programs) for n in sizes]
+
+
+def wave_drawing(heads: int = 64, parts=(4, 5, 8), sms: int = 132, fit: int = 2) -> Drawing:
+    """Grids as boxes: a wave is as wide as it takes and as high as it has programs."""
+    said, drawn, height, one = [], [], 74, 330
+    for i, many in enumerate(parts):
+        top, left = 34 + i * (height + 44), 8
+        waves = waves_of(heads * many, sms, fit)
+        total = sum(time for _, time in waves)
+        said.append(
+            f"{many} parts are {heads * many} programs in waves of "
+            f"{' and '.join(str(n) for n, _ in waves)}, {total:.2f} of the time"
+        )
+        drawn.append(
+            f'<text x="8" y="{top - 8}">{many} parts, {heads * many} programs: {total:.2f}</text>'
+        )
+        for j, (n, time) in enumerate(waves):
+            w, h = time * one, height * n / (sms * fit)
+            drawn.append(
+                f'<rect x="{left:.1f}" y="{top + height - h:.1f}" width="{w - 2:.1f}" '
+                f'height="{h:.1f}" fill="{PALETTE[(1, 0)[j % 2]]}" fill-opacity="0.35" '
+                f'stroke="currentColor"/><text x="{left + w / 2:.1f}" '
+                f'y="{top + height - 6:.1f}" text-anchor="middle">{n}</text>'
+            )
+            left += w
+    end = 8 + one
+    bottom = 34 + len(parts) * (height + 44) - 20
+    drawn.append(
+        f'<path d="M{end} 34 L{end} {bottom}" stroke="currentColor" stroke-dasharray="3 4"/>'
+        f'<text x="{end}" y="{bottom + 16}" text-anchor="middle">copy</text>'
+    )
+    alt = f"Waves of the state pass, {sms * fit} programs fit: {'; '.join(said)} of a copy."
+    svg = (
+        f'<svg viewBox="0 0 440 {bottom + 22}" role="img" aria-label="{html.escape(alt)}" '
+        f'style="width: 100%; max-width: 560px; color: inherit" font-size="14" '
+        f'fill="currentColor" font-family="{html.escape(style.FONT)}">{"".join(drawn)}</svg>'
+    )
+    return Drawing(svg, alt)
 
 
 def roofs(sheet) -> list[dict]:
@@ -585,10 +676,12 @@ def roofs(sheet) -> list[dict]:
         found.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                "mode": "lines+text",
                 "name": label,
                 "x": x,
                 "y": y,
+                "text": ["", "", label],
+                "textposition": "top left",
                 "line": {"color": style.GREY, "dash": dash, "width": 2},
                 "hovertemplate": f"{label}<extra></extra>",
                 "meta": [None, None],

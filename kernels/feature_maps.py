@@ -64,6 +64,7 @@ def phi(x, keep, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr, FULL: tl.constex
 
 # Two bfloat16 numbers at a time: max(x + 1, min(exp(x), 1)) is elu(x) + 1, because exp(x) ≥ x + 1.
 # exp is computed in float32, the rest in pairs; the result is that of `phi`, rounded once.
+# [packed-elu:begin]
 PACKED_ELU = tl.constexpr("""
 {
     .reg .b32 low, high, e, line, one;
@@ -80,6 +81,7 @@ PACKED_ELU = tl.constexpr("""
     max.NaN.bf16x2 $0, line, e;
 }
 """)
+# [packed-elu:end]
 
 
 @triton.jit

@@ -245,6 +245,9 @@ def test_on_a_gpu_bytes_are_counted_in_another_process(monkeypatch):
     verdict = puzzles.frugal("two_maps", None, given=False, solution=True)
     assert verdict and "1 times the ideal" in verdict.words
     assert "not counted" in puzzles.frugal("two_maps", None, given=True, solution=False).words
+    monkeypatch.setattr(puzzles.fresh, "call", lambda *args, **kwargs: {"failed": "no numpy"})
+    verdict = puzzles.frugal("two_maps", None, given=False, solution=True)
+    assert verdict and "not counted, no numpy" in verdict.words
 
 
 @pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
