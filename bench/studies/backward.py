@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .. import contenders, floor, gate, hardware, passes, profiling, roofline, truth
+from .. import compiled, contenders, floor, gate, hardware, passes, profiling, roofline, truth
 from ..roofline import FORWARD, FORWARD_BACKWARD, Shape
 from ..runner import Inputs, one_line
 from ..timing import Lane, Sampling, race
@@ -117,7 +117,10 @@ def measure(quick: bool, say, watch: Watch | None = None) -> list[dict]:
     jobs += [(kernels_alone, B, c, ()) for B in watch.batches for c in orders]
     jobs += [(variants, B, False, ()) for B in watch.batches]
     jobs += [(operators, B, False, ("book-outside",)) for B in watch.batches]
-    jobs += [(accuracy, few, False, (*linear, "step", "centred")), (accuracy, few, True, linear)]
+    jobs += [
+        (accuracy, few, False, (*linear, "step", "centred", "state centred")),
+        (accuracy, few, True, linear),
+    ]
     jobs += [(operators, few, c, (n,)) for c in orders for n in softmax]
     if not quick:
         jobs += [(operators, many, c, (n,)) for c in orders for n in softmax]
@@ -285,8 +288,8 @@ def parts_of(shape: Shape, q) -> int:
 
 
 def variants(watch: Watch, B: int, causal: bool):
-    """The chapter's kernels: all computed again, o and d read, S centred, a term gone."""
-    from kernels.steps.backward import centred, joined, missing
+    """The chapter's kernels: all computed again, o and d read, S centred twice, a term gone."""
+    from kernels.steps.backward import centred, joined, missing, normalized, saved
 
     shape = watch.shape(B, causal)
     inputs = Inputs(shape, True, watch.device)
@@ -299,20 +302,27 @@ def variants(watch: Watch, B: int, causal: bool):
     calls = {
         "recompute": lambda: joined.backward(q, k, v, state, do),
         "read o and d": lambda: joined.backward_saved(q, k, v, state, o, denominator, do),
-        "centred": lambda: joined.backward(q, k, v, state, do, centred),
+        "centred in the kernel": lambda: joined.backward(q, k, v, state, do, centred),
+        "state centred": lambda: joined.backward_centred(q, k, v, state, do),
         "a term missing": lambda: joined.backward(q, k, v, state, do, missing),
     }
     extra = {"read o and d": replace(passes.BACKWARD[False][0], reads=("o",), writes=(),
                                      word_reads=("d",))}  # fmt: skip
     rows, right = {}, {}
+    modules = {"read o and d": saved, "centred in the kernel": centred, "a term missing": missing}
     for name, call in calls.items():
         gate.poison([q, k, v])
-        outputs = dict(zip(("dq", "dk", "dv"), call(), strict=True))
+        kernel = modules.get(name, normalized).query_kernel
+        with compiled.caught(kernel) as ran:
+            outputs = dict(zip(("dq", "dk", "dv"), call(), strict=True))
+        facts = compiled.describe(ran[0], sass=False) if hasattr(ran[0], "asm") else None
         verdict = gate.judge(outputs, inputs.truth(truth.LINEAR), shape.dtype)
         moved = passes.moved(passes.BACKWARD[False], shape)
         moved += extra[name].bytes(shape) if name in extra else 0
         rows[name] = {"part": "variant", "variant": name, **_where(shape), "bytes": moved,
-                      "error": verdict.error}  # fmt: skip
+                      "error": verdict.error,
+                      "registers": facts and facts.registers,
+                      "local_bytes": facts and facts.local}  # fmt: skip
         if verdict.ok:
             right[name] = call
         else:
@@ -328,7 +338,7 @@ def variants(watch: Watch, B: int, causal: bool):
 
 
 def accuracy(watch: Watch, B: int, causal: bool, *names):
-    """Relative errors of dq, dk and dv by length and by the mean of the values."""
+    """Relative errors of o and the gradients by length and by the mean of the values."""
     rows = []
     lengths = watch.lengths[-1:] if causal else watch.lengths  # its truth takes seconds
     for n, mean in [(n, mean) for n in lengths for mean in (0, 1)]:
@@ -357,5 +367,5 @@ def small(name: str, q, k, v):
     """o by the kernels of the chapter, differentiable; None where it is another's name."""
     from kernels.steps.backward import centred, joined, normalized
 
-    query_pass = {"step": normalized, "centred": centred}.get(name)
-    return None if query_pass is None else joined.attention(q, k, v, query_pass)
+    ways = {"step": normalized, "centred": centred, "state centred": None}
+    return joined.attention(q, k, v, ways[name]) if name in ways else None

@@ -58,6 +58,7 @@ def test_all_parts_are_there_and_right(watch):
         assert (row["median_ms"] is None) == (row["variant"] in wrong)
     for row in study.select(part="accuracy"):
         assert all(row[f"error_{name}"] < 1e-5 for name in ("o", "dq", "dk", "dv"))
+    assert len({r["variant"] for r in study.select(part="variant")}) == 5
     assert {r["mean"] for r in study.select(part="accuracy", contender="centred")} == {0, 1}
     keys = study.select(part="kernel", kernel="backward_key_kernel", causal=False)
     assert [r["bytes"] for r in keys] == [4 * B * 80 * 64 * 4 for B in (2, 1)]

@@ -80,7 +80,8 @@ def test_the_slope_is_read_from_the_value():
 
 def test_there_is_no_second_derivative():
     x = [t.requires_grad_() for t in inputs(10, 16)[:3]]
-    for attention in (by_hand.attention, joined.attention):
+    centred_state = lambda *x: joined.attention(*x, None)  # noqa: E731
+    for attention in (by_hand.attention, joined.attention, centred_state):
         (dq,) = torch.autograd.grad(attention(*x).square().sum(), x[0], create_graph=True)
         with pytest.raises(RuntimeError, match="differentiate twice"):
             dq.sum().backward()
@@ -107,6 +108,7 @@ def test_centring_changes_no_gradient(mean, dtype):
     state = joined.state_of(k, v)
     want = wanted(q, k, v, do)
     assert_gradients(joined.backward(q, k, v, state, do, centred), want, dtype)
+    assert_gradients(joined.backward_centred(q, k, v, state, do), want, dtype)
 
 
 def test_centring_saves_what_a_large_mean_takes():
@@ -114,11 +116,24 @@ def test_centring_saves_what_a_large_mean_takes():
     q, k, v, do = inputs(300, 64, dtype=torch.float16, mean=8.0)
     state = joined.state_of(k, v)
     want = wanted(q, k, v, do)[0]
-    plainly, cured = (
-        relative_error(joined.backward(q, k, v, state, do, module)[0], want)
-        for module in (normalized, centred)
+    plainly, inside, before = (
+        relative_error(gradients[0], want)
+        for gradients in (
+            joined.backward(q, k, v, state, do),
+            joined.backward(q, k, v, state, do, centred),
+            joined.backward_centred(q, k, v, state, do),
+        )
     )
-    assert plainly > 0.01 and cured < plainly / 5
+    assert plainly > 0.01 and inside < plainly / 5 and before < plainly / 5
+
+
+def test_a_centred_state_keeps_nothing_of_a_shift():
+    _, k, v, _ = inputs(100)
+    states = [joined.state_of(k, x) for x in (v, v + 5)]
+    (one, c), (other, moved) = (joined.centre(s.double(), 32) for s in states)
+    assert relative_error(one, other) < 1e-5
+    assert torch.allclose(moved - c, torch.full_like(c, 5), rtol=1e-4)
+    assert torch.equal(one[:, -32:], states[0][:, -32:].double())
 
 
 @pytest.mark.parametrize("D, Dv", [(16, 64), (64, 16), (32, 32)])

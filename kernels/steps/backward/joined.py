@@ -57,6 +57,29 @@ def backward(q, k, v, state, do, query_pass=normalized):
     # [backward:end]
 
 
+# [centre:begin]
+def centre(state, D):
+    """The state with S - z cᵀ in place of S, and c [heads, Dv, 1], which leaves least of S.
+
+    Adding one vector to all values changes no dq, so any c may be taken out. z is not to be 0.
+    """
+    z = state[:, -D:].unsqueeze(-1)  # [heads, D, 1]
+    S = state[:, :-D].unflatten(1, (D, -1))  # [heads, D, Dv]
+    c = S.mT @ z / (z.mT @ z)
+    return torch.cat([(S - z * c.mT).flatten(1), state[:, -D:]], 1), c
+
+
+def backward_centred(q, k, v, state, do):
+    """`backward` by the same kernels, given a state that bfloat16 takes less from."""
+    D = q.shape[-1]
+    state, c = centre(state, D)
+    dq, dstate = queries(q, do, state, eps=EPS)
+    dS = dstate[:, :-D].unflatten(1, (D, -1))  # [heads, D, Dv]
+    dstate[:, -D:] -= (dS @ c).squeeze(-1)  # the keys are not centred
+    return dq, *keys_of(k, v, dstate)
+    # [centre:end]
+
+
 def backward_saved(q, k, v, state, o, denominator, do):
     """The same, reading o and the denominator [B, H, N] float32 of the forward pass."""
     dq, dstate = queries(q, do, state, saved, o=o, denominator=denominator)
@@ -83,12 +106,14 @@ class Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do):
-        gradients = backward(*ctx.saved_tensors, do.contiguous(), ctx.query_pass)
-        return *gradients, None
+        saved, do = ctx.saved_tensors, do.contiguous()
+        if ctx.query_pass is None:
+            return *backward_centred(*saved, do), None
+        return *backward(*saved, do, ctx.query_pass), None
 
     # [function:end]
 
 
 def attention(q, k, v, query_pass=normalized):
-    """o [B, H, N, Dv] in q's dtype."""
+    """o [B, H, N, Dv] in q's dtype; `query_pass` None: `backward_centred`."""
     return Attention.apply(q, k, v, query_pass)
