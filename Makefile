@@ -16,7 +16,7 @@ CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(KEY)
 
-.PHONY: help doctor book serve test test-site test-notebooks offline lint check-workflows execute record studies
+.PHONY: help doctor book serve test test-site test-notebooks offline pdf lint check-workflows execute record studies
 .PHONY: readme figures regression colab wheelhouse fetch publish republish comment pins clean
 .DEFAULT_GOAL := help
 
@@ -49,6 +49,9 @@ test-site: book  ## open every page of the website in a headless Chromium, and c
 
 offline: book  ## write the website as a zip that opens without a server to _build
 	@$(TOOL).offline
+
+pdf: book  ## print the whole book with Chromium to one PDF in _build
+	@$(TOOL).pdf
 
 lint: $(READY)  ## check the code's style
 	@$(RUN) -m ruff check .

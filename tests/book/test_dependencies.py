@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -63,3 +64,11 @@ def test_every_folder_of_the_packages_is_a_package():
     for room in ("kernels", "bench"):
         for path in (ROOT / room).rglob("*.py"):
             assert (path.parent / "__init__.py").exists(), path.parent
+
+
+def test_the_book_can_be_cited():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]

@@ -1,10 +1,11 @@
-"""The pages of the book, in the order of its table of contents."""
+"""The pages of the book, in the order of its table of contents, and how a test opens one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import yaml
+from checks import WIDTHS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,3 +20,13 @@ def files(entry: dict | list) -> list[str]:
 
 
 PAGES = [f"{name}.html" for name in files(yaml.safe_load((ROOT / "_toc.yml").read_text()))]
+
+
+def open_page(browser, width: str):
+    """A page of a context of its own: light, wide or narrow."""
+    wide, high = WIDTHS[width]
+    context = browser.new_context(
+        viewport={"width": wide, "height": high}, color_scheme="light", reduced_motion="reduce"
+    )
+    context.set_default_timeout(60_000)
+    return context.new_page()

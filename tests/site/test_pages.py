@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import checks
 import pytest
-from pages import PAGES
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+from pages import PAGES, open_page
 
 
 def run(page, address: str, width: str) -> dict[str, list[str]]:
@@ -38,15 +36,6 @@ def run(page, address: str, width: str) -> dict[str, list[str]]:
     if faults:
         found["requests and console"] = faults
     return found
-
-
-def open_page(browser, width: str):
-    wide, high = checks.WIDTHS[width]
-    context = browser.new_context(
-        viewport={"width": wide, "height": high}, color_scheme="light", reduced_motion="reduce"
-    )
-    context.set_default_timeout(60_000)
-    return context.new_page()
 
 
 @pytest.mark.parametrize("width", checks.WIDTHS)

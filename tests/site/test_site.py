@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import checks
 import links
 import pytest
+import yaml
 from book_ext import offline
-from pages import PAGES
-from test_pages import open_page
+from bs4 import BeautifulSoup
+from pages import PAGES, ROOT, files, open_page
+
+TOC = ROOT / "_toc.yml"
 
 
 @pytest.fixture
@@ -178,3 +182,54 @@ def test_first_page_and_search_work_from_a_folder(wide, folder):
     assert any("quadratic problem" in title for title in found(wide, "crossover"))
     wide.locator("#search-results li > a", has_text="quadratic problem").first.click()
     wide.wait_for_url("**/02_quadratic_problem.html*")
+
+
+def soup(site, name: str) -> BeautifulSoup:
+    return BeautifulSoup((site / f"chapters/{name}.html").read_text(), "html.parser")
+
+
+def test_status_page_has_each_page_that_runs_code(site):
+    rows = soup(site, "status").select("table.book-status")[0].select("tbody tr")
+    listed = {row.a["href"]: [cell.get_text() for cell in row.select("td")] for row in rows}
+    sources = {name: (ROOT / name).with_suffix(".md").read_text() for name in PAGES}
+    running = {name.removeprefix("chapters/") for name, t in sources.items() if "{code-cell}" in t}
+    assert set(listed) == running
+    for cells in listed.values():
+        assert cells[-1] == "complete" and cells[-2].isdigit()
+
+
+def test_road_map_has_each_chapter_and_its_time(site):
+    entries = soup(site, "index").find(id="road-map").select("li")
+    times = {e.a["href"]: re.search(r"\((\d+) min\)", e.get_text()) for e in entries}
+    parts = {part["caption"]: part for part in yaml.safe_load(TOC.read_text())["parts"]}
+    for name in files([parts["Chapters"], parts["Labs"]]):
+        found = times[f"{name.removeprefix('chapters/')}.html"]
+        assert found and 5 <= int(found.group(1)) <= 120
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("api_kernels", ["kernels.linear_attention", "kernels.linear_attention_step"]),
+        ("api_bench", ["bench.session", "bench.claim", "bench.contenders.register"]),
+    ],
+)
+def test_reference_pages_have_the_public_names(site, page, names):
+    shown = soup(site, page)
+    for name in names:
+        assert shown.find(id=name).find_next("dd").get_text().strip()
+
+
+def test_first_page_has_what_a_visitor_looks_for(site):
+    shown = soup(site, "index")
+    headings = [h.find(string=True) for h in shown.select("h2")]
+    for wanted in ("What you will learn", "Who it is for", "Three ways in", "Road map"):
+        assert wanted in headings
+    assert shown.select_one(".book-plotly") and len(shown.select(".sd-card")) == 3
+
+
+def test_failed_ideas_have_the_failed_claims(site):
+    every = soup(site, "claims").select("table.book-claims tbody tr")
+    failed = [row for row in every if row.td.get_text().startswith("Did not hold")]
+    shown = soup(site, "what_did_not_work").select("table.book-claims tbody tr")
+    assert len(shown) == len(failed) > 0

@@ -3,16 +3,19 @@
 `execution` sets the environment that chapters run in and where their outputs are cached,
 `assets` serves scripts from installed packages, only where a page needs them,
 `repository` finds where the book's source lives,
-`claims` lists the claims of all pages on one, and
+`claims` lists the claims of all pages on one,
+`status` says where and when each page was executed,
+`reading` says how long each page takes,
+`api` serves the reference pages, and
 `notebooks` writes each page with code as a notebook that Colab can run.
 """
 
 from __future__ import annotations
 
-from . import assets, claims, execution, notebooks, repository
+from . import api, assets, claims, execution, notebooks, reading, repository, status
 
 
 def setup(app) -> dict:
-    for part in (execution, assets, repository, claims, notebooks):
+    for part in (execution, assets, repository, claims, status, reading, api, notebooks):
         part.connect(app)
     return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -26,11 +26,13 @@ class claims_here(nodes.General, nodes.Element):
 
 
 class ClaimsDirective(SphinxDirective):
-    """`{claims}`: all claims of the book, page by page."""
+    """`{claims}`: all claims of the book, page by page; `{claims} failed`: those that failed."""
+
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         self.env.metadata[self.env.docname]["claims"] = True
-        return [claims_here()]
+        return [claims_here(failed=self.arguments == ["failed"])]
 
 
 def connect(app) -> None:
@@ -84,12 +86,16 @@ def warn_of_surprises(app, env) -> None:
 def fill(app, doctree, docname: str) -> None:
     """Put the list in its place."""
     for place in list(doctree.findall(claims_here)):
-        place.replace_self(listing(app, docname))
+        place.replace_self(listing(app, docname, place["failed"]))
 
 
-def listing(app, docname: str) -> list[nodes.Node]:
-    """How many claims there are, and a table of those of each page."""
-    every = {name: found for name, found in sorted(claims_of(app.env).items()) if found}
+def listing(app, docname: str, failed: bool = False) -> list[nodes.Node]:
+    """How many claims there are, and a table of those of each page; all, or those that failed."""
+    every = {
+        name: [c for c in found if not failed or c["held"] is False]
+        for name, found in sorted(claims_of(app.env).items())
+    }
+    every = {name: found for name, found in every.items() if found}
     verdicts = Counter(c["verdict"] for found in every.values() for c in found)
     counted = "; ".join(f"{n} {verdict.lower()}" for verdict, n in verdicts.most_common())
     summary = f"{verdicts.total()} claims on {len(every)} pages: {counted or 'none'}."
