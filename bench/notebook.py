@@ -7,6 +7,7 @@ Only the standard library is needed to import this.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,22 @@ def start(folder: str) -> None:
         if path in sys.path:
             sys.path.remove(path)
         sys.path.insert(0, path)
-    print(notice())
+    for line in (notice(), *older()):
+        print(line)
+
+
+def older() -> list[str]:
+    """A sentence for each of PyTorch and Triton that is older than what the book asks for."""
+    said = []
+    for need in NEEDS[:2]:
+        name, wanted = need.split(">=")
+        have = version(name) or "0"
+        if [*map(int, re.findall(r"\d+", have)[:2])] < [*map(int, wanted.split("."))]:
+            said.append(
+                f"{name} is {have} here, and the book asks for {wanted} or newer: it is left as it "
+                "is, and kernels may fail or give other results."
+            )
+    return said
 
 
 def install() -> None:

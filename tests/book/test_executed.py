@@ -80,6 +80,9 @@ def test_outputs_of_another_clone_are_shown(tmp_path):
     page = (here / "_build/html/chapters/one.html").read_text()
     assert "made there" in page and "made here" not in page
     assert "made on NVIDIA L4" in run.stdout
+    # No repository is known here: there is a notebook to download, and no button for Colab.
+    assert "notebooks/chapters/one.ipynb" in page and "colab" not in page.lower()
+    assert (here / "_build/html/notebooks/chapters/one.ipynb").exists()
 
     (here / "kernels/new.py").write_text("")
     assert build(here, PAGES, MARK="made here").returncode == 0

@@ -7,6 +7,7 @@ import json
 import subprocess
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -253,6 +254,37 @@ def test_the_notice_says_what_a_gpu_allows(capability, says, silent):
     words = first_cell.allowed("Some GPU", capability, 16 * 2**30)
     assert words.startswith("Some GPU, sm_") and "16 GiB" in words
     assert all(part in words for part in says) and silent not in words
+
+
+def test_without_a_gpu_the_interpreter_is_chosen(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # so that it is put back afterwards
+    assert "no GPU" in first_cell.notice()
+    assert first_cell.os.environ["TRITON_INTERPRET"] == "1"
+
+
+def test_with_a_gpu_the_kernels_are_compiled(monkeypatch):
+    t4 = SimpleNamespace(name="Tesla T4", major=7, minor=5, total_memory=15 * 2**30)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: t4)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert first_cell.notice().startswith("Tesla T4, sm_75, 15 GiB.")
+    assert "TRITON_INTERPRET" not in first_cell.os.environ
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ({"torch": "2.11.0+cu130", "triton": "3.6.0"}, []),
+        ({"torch": "2.9.0", "triton": "3.5.1"}, []),
+        ({"torch": "2.8.0", "triton": "3.4.0"}, ["torch is 2.8.0", "triton is 3.4.0"]),
+    ],
+)
+def test_old_versions_are_named(monkeypatch, there, named):
+    monkeypatch.setattr(first_cell, "version", there.get)
+    said = first_cell.older()
+    assert len(said) == len(named) and all(x in y for x, y in zip(named, said, strict=True))
 
 
 @pytest.fixture(scope="module")
