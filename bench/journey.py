@@ -5,6 +5,7 @@ there is a dash.
 """
 
 import html
+import textwrap
 from dataclasses import dataclass
 
 from kernels.steps.journey import STEPS, Step, named
@@ -36,6 +37,17 @@ class Prediction:
         if self.most < 1.02 * self.least:
             return style.number(self.least)
         return f"{style.number(self.least)} to {style.number(self.most)}"
+
+
+class Card(Report):
+    """A table, and others that open on a click."""
+
+    def _repr_html_(self) -> str:
+        first, *others = (table._repr_html_() for table in self)
+        if not others:
+            return first
+        heading = "<summary>What the compiler made of it</summary>"
+        return f"{first}\n<details>{heading}{''.join(others)}</details>"
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ class Journey:
 
     # ------------------------------------------------------------------------------- tables
 
-    def card(self, name: str) -> Report:
+    def card(self, name: str, unfolded: bool = False) -> Report:
         """One step: predicted and measured, and below it what the compiler made of it."""
         step, batches = named(name), self.batches
         lines = [
@@ -186,11 +198,11 @@ class Journey:
                 [label, *(fact(row, key, scale) for row in codes)] for label, key, scale in FACTS
             ]
             shown.append(Table(["compiled", *(row["pass"] for row in codes)], cells))
-        return Report(shown)
+        return Report(shown) if unfolded else Card(shown)
 
     def percent(self, name: str, B: int) -> str:
         share = self.share(name, B)
-        return "–" if share is None else f"{style.number(100 * share, 2)} %"
+        return "–" if share is None else f"{style.number(100 * share, 2)}\u00a0%"
 
     def excerpt(self, name: str) -> str:
         """Lines of machine code of a step's state pass, without addresses, and how many more."""
@@ -226,7 +238,7 @@ class Journey:
         head += ["registers", "shared [KiB]", "spills [B]", "verdict"]
         lines = []
         for step in STEPS:
-            line = [step.name, step.idea, str(count(step.name))]
+            line = [step.name, in_lines(step.idea), str(count(step.name))]
             line += [str(self.predicted(step.name, B) or "–") for B in batches[:1]]
             for B in batches:
                 line.append(style.number(self.ms(step.name, B)))
@@ -234,7 +246,7 @@ class Journey:
             codes = self.codes(step.name)
             for key, scale in (("registers", 1), ("shared_bytes", 1024), ("local_bytes", 1)):
                 line.append(" / ".join(fact(c, key, scale) for c in codes) or "–")
-            line.append(self.verdict(step.name, batches[0]) if batches else "–")
+            line.append(in_lines(self.verdict(step.name, batches[0])) if batches else "–")
             lines.append(line)
         row = self.row(STEPS[-1].name, batches[0]) if batches else {}
         caption = (
@@ -270,7 +282,7 @@ class Journey:
                     "type": "bar",
                     "x": times,
                     "name": "measured",
-                    "marker": {"color": PALETTE[0]},
+                    "marker": {"color": PALETTE[0], "opacity": 0.6},
                     "hovertext": hover,
                     "hoverinfo": "text",
                 }
@@ -287,9 +299,10 @@ class Journey:
                         "symmetric": False,
                         "array": [p and p.most - (p.least * p.most) ** 0.5 for p in said],
                         "arrayminus": [p and (p.least * p.most) ** 0.5 - p.least for p in said],
-                        "color": PALETTE[1],
+                        "color": PALETTE[5],
+                        "thickness": 3,
                     },
-                    "marker": {"color": PALETTE[1], "symbol": "line-ns-open", "size": 12},
+                    "marker": {"color": PALETTE[5], "symbol": "line-ns-open", "size": 12},
                     "hovertext": hover,
                     "hoverinfo": "text",
                     "meta": [i],
@@ -609,6 +622,12 @@ def fact(row: dict, key: str, scale: int) -> str:
     if row.get(key) is None:
         return "–"
     return str(row[key]) if scale == 1 else style.number(row[key] / scale)
+
+
+def in_lines(text: str, width: int = 20) -> str:
+    """The same, but to be broken only into lines of about that width."""
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    return " ".join(line.replace(" ", "\u00a0") for line in lines)
 
 
 def short(kernel: str) -> str:

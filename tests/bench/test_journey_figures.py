@@ -96,6 +96,10 @@ def test_a_card_for_every_step(told):
         card = told.card(name)
         assert len(card) == (2 if told.codes(name) else 1)
         assert all(len(row) == len(table.columns) for table in card for row in table.rows), name
+    page = told.card("fused")._repr_html_()
+    assert page.index("measured") < page.index("<details>") < page.index("registers")
+    assert "<details>" not in told.card("fused", unfolded=True)._repr_html_()
+    assert "<details>" not in told.card("python-loop")._repr_html_()
     assert "multiplied by 128" in told.card("python-loop")[0].caption
     assert "no room" in told.card("too-deep")[0].caption
 
@@ -111,6 +115,13 @@ def test_excerpts_leave_out_addresses(told):
     found = journey.Journey(Study("journey", H100, [*rows(), row])).excerpt("split")
     assert found == "FFMA R4, R3 ;\n    … 9 more with FFMA"
     assert told.excerpt("split") == "not recorded"
+
+
+def test_words_are_broken_where_they_should():
+    assert (
+        journey.in_lines("a loop over tokens in Python")
+        == "a\u00a0loop\u00a0over\u00a0tokens in\u00a0Python"
+    )
 
 
 def test_pytorch_has_its_kernels(told):
