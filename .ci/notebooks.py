@@ -91,7 +91,8 @@ def finds(python: Path, module: str) -> bool:
 def clean() -> dict[str, str]:
     """The environment variables of a stranger."""
     kept = {k: v for k, v in os.environ.items() if k not in SET_BY_THE_BUILD}
-    return kept | {"PYTHONNOUSERSITE": "1", "BOOK_REPOSITORY_URL": str(ROOT)}
+    where = "BOOK_REPOSITORY_URL" if (ROOT / ".git").exists() else "BOOK_FOLDER"
+    return kept | {"PYTHONNOUSERSITE": "1", where: str(ROOT)}
 
 
 def raw_myst(notebook) -> list[str]:
@@ -155,7 +156,7 @@ def main() -> int:
     if not paths:
         sys.exit(f"There are no notebooks in {NOTEBOOKS}: run `make book` first.")
     if not (ROOT / ".git").exists():
-        sys.exit("The notebooks clone this folder, and it is no git repository.")
+        print("This folder is no git repository: the notebooks use it as it is, without a clone.")
     python = Path(sys.executable) if options.here else environment(ROOT / "_build/colab")
     if options.here:
         print(f"The notebooks run with {python}, as it is.")
