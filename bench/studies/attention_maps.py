@@ -1,0 +1,111 @@
+"""Attention maps of small models that are trained here: softmax and linear, on three tasks.
+
+Rows of kind "trained" have a model's loss and accuracy; rows of kind "map" the weights of one head
+on one text as a string of 8-bit numbers in base 64, row by row, 255 for the largest weight of the
+map; rows of kind "state" the same for |S| of a head of a linear mixer after some tokens.
+"""
+
+import base64
+import time
+
+import torch
+
+from kernels.feature_maps import FEATURE_MAPS
+
+from .. import tiny
+from ..runner import one_line
+
+ABOUT = "attention maps of small trained models: text, copying and recall, softmax and linear"
+
+KINDS = (tiny.SOFTMAX, "elu", "exp")
+STEPS, QUICK_STEPS = 700, 120
+SHOWN = 32  # tokens of a map
+VIEWS = {
+    "causal": {},
+    "no mask": {"causal": False},
+    "temperature 2": {"temperature": 2.0},
+    "temperature 1/2": {"temperature": 0.5},
+}
+STATE_AT = (1, 2, 4, 8, 12, 16, 24, 32)
+DEVICE = "cuda"
+
+
+def measure(quick: bool, say) -> list[dict]:
+    """Rows for each task and mixer; one that fails says why."""
+    rows = []
+    for task in tiny.tasks():
+        for kind in KINDS:
+            about = {"task": task.name, "mixer": kind}
+            try:
+                rows += [about | row for row in trained(task, kind, quick)]
+                fact = next(r for r in rows[::-1] if r["kind"] == "trained")
+                say(f"{task.name}, {kind}: accuracy {fact['accuracy']:.2f}")
+            except Exception as problem:
+                reason = one_line(problem)
+                rows.append(about | {"kind": "trained", "status": "failed", "reason": reason})
+                say(f"{task.name}, {kind}: {reason}")
+    return rows
+
+
+def trained(task, kind: str, quick: bool) -> list[dict]:
+    """The facts of one model, its maps, and the state of its last layer as it fills."""
+    steps = QUICK_STEPS if quick else STEPS
+    begin = time.perf_counter()
+    model, fact = tiny.train(task, kind, steps, DEVICE)
+    seconds = time.perf_counter() - begin
+    ok = {"status": "ok", "reason": None}
+    rows = [{"kind": "trained", **ok, "steps": steps, "seconds": seconds, **fact}]
+
+    tokens, _ = task.draw(1, torch.Generator(DEVICE).manual_seed(7))
+    tokens = tokens[:, :-1][:, :SHOWN]
+    words = " ".join(task.show(int(t)) for t in tokens[0])
+    for layer, (q, k) in enumerate(model.queries_and_keys(tokens), 1):
+        for head in range(q.shape[1]):
+            for view, options in VIEWS.items():
+                w = tiny.weights(q[0, head], k[0, head], kind, **options)
+                rows.append(
+                    {
+                        "kind": "map", **ok, "layer": layer, "head": head + 1, "view": view,
+                        "tokens": words, "size": len(w), "largest": w.max().item(),
+                        "entropy_bits": tiny.entropy(w), "rank": tiny.effective_rank(w),
+                        "map": packed(w),
+                    }
+                )  # fmt: skip
+    if kind != tiny.SOFTMAX:
+        rows += [{"kind": "state", **ok, **row} for row in states(model, tokens, kind)]
+    return rows
+
+
+@torch.no_grad()
+def states(model, tokens, kind: str) -> list[dict]:
+    """|S| [D, D] of the first head of the last layer after some of the tokens."""
+    block = model.blocks[-1]
+    x = model.embed(tokens) + model.place[: tokens.shape[1]]
+    for before in model.blocks[:-1]:
+        x = before(x)
+    _, k, v = block.mixer.queries_keys_values(block.mixed(x))
+    fk = FEATURE_MAPS[kind](k[0, 0].double())
+    found = []
+    for t in [t for t in STATE_AT if t <= len(fk)]:
+        s = fk[:t].mT @ v[0, 0, :t].double()
+        found.append(
+            {
+                "after": t, "size": len(s), "largest": s.abs().max().item(),
+                "rank": tiny.effective_rank(s), "map": packed(s.abs()),
+            }
+        )  # fmt: skip
+    return found
+
+
+def packed(x) -> str:
+    """A matrix of numbers from 0 on as 8-bit numbers in base 64."""
+    scaled = (255 * x / x.max().clamp_min(1e-30)).round().to(torch.uint8)
+    return base64.b64encode(bytes(scaled.flatten().tolist())).decode()
+
+
+def unpacked(text: str, size: int) -> list[list[int]]:
+    """The rows of a packed matrix, 0 to 255."""
+    flat = base64.b64decode(text)
+    if len(flat) % size:
+        raise ValueError(f"{len(flat)} numbers are no rows of {size}")
+    return [list(flat[i : i + size]) for i in range(0, len(flat), size)]
