@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 FOLDER = "notebooks"  # beside the pages, in the site and on the branch that it is published from
 COLAB = "https://colab.research.google.com/github"
 PUZZLE = re.compile(r"chapters/puzzles/(?!\w+_solution\.py)\w+\.py$")
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # for JupyterLab, and for Colab
 SKIPPED = (nodes.target, nodes.comment, nodes.colspec, nodes.substitution_definition)
 SKIPPED += (nodes.system_message, nodes.meta, addnodes.toctree, addnodes.index)
 
@@ -211,14 +212,14 @@ class Writer:
         """Cells that the page leaves out are run, in their order."""
         while self.waiting and (before is None or self.waiting[0][0] < before):
             _, source, tags = self.waiting.pop(0)
-            self.code(source, {"tags": tags, "jupyter": {"source_hidden": True}})
+            self.code(source, {"tags": tags, **HIDDEN})
 
     def cell(self, node) -> None:
         self.hidden_cells(before=node["cell_index"])
         source, tags = self.sources[node["cell_index"]]
         metadata = {"tags": tags} if tags else {}
         if "hide-input" in tags or "hide-cell" in tags or "remove-input" in tags:
-            metadata["jupyter"] = {"source_hidden": True}
+            metadata |= HIDDEN
         self.code(source, metadata)
 
     # --- the flow of a page: what may hold cells -----------------------------------------------
