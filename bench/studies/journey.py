@@ -235,7 +235,7 @@ def kernel_rows(watch: Watch):
 
 def code(watch: Watch):
     """Size and instructions of the kernels of each step, as they were launched."""
-    q, k, v = watch.inputs(1, 1024)
+    q, k, v = watch.inputs(1, min(watch.N, 1024))
     found = []
     for step in STEPS:
         with ExitStack() as stack:

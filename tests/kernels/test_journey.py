@@ -32,7 +32,7 @@ def runs_here(step):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("step", [s for s in STEPS if runs_here(s)], ids=lambda s: s.name)
 def test_every_step_is_right(step, dtype):
-    assert_right(step, *qkv(256, B=2, dtype=dtype))
+    assert_right(step, *qkv(2 * max(step.rows, 48), B=2, H=1, dtype=dtype))
 
 
 @pytest.mark.parametrize("step", [s for s in STEPS if runs_here(s)], ids=lambda s: s.name)
@@ -63,13 +63,13 @@ def test_steps_stay_inside_their_tensors(step):
 @pytest.mark.parametrize("part", [64, 192])
 def test_any_length_of_a_part_is_right(name, part, monkeypatch):
     monkeypatch.setattr(passes, "PART", part)
-    assert_right(named(name), *qkv(640))
+    assert_right(named(name), *qkv(384))
 
 
 def test_nan_is_not_swallowed():
     for step in STEPS:
         if runs_here(step):
-            q, k, v = qkv(256)
+            q, k, v = qkv(max(step.rows, 32))
             k[0, 0, 5, 3] = NAN
             assert torch.isnan(step.forward(q, k, v)[0, 0]).all(), step.name
 
