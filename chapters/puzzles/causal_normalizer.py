@@ -27,8 +27,9 @@ def kernel(
         rows = n + offs_n
         keep = (rows[:, None] < N) & (offs_d[None, :] < D)
         at = (head * N + rows[:, None]) * D + offs_d[None, :]
-        fq = tl.where(keep, elu_plus_one(tl.load(q + at, keep, 0.0)), 0.0)  # [BLOCK_N, BLOCK_D]
-        fk = tl.where(keep, elu_plus_one(tl.load(k + at, keep, 0.0)), 0.0)  # [BLOCK_N, BLOCK_D]
+        # [BLOCK_N, BLOCK_D], both
+        fq = tl.where(keep, elu_plus_one(tl.load(q + at, keep, 0.0)), 0.0)
+        fk = tl.where(keep, elu_plus_one(tl.load(k + at, keep, 0.0)), 0.0)
         b_d = tl.zeros([BLOCK_N], dtype=tl.float32)
         # Your lines: add the pairs inside the chunk and what came before it, and go on.
         tl.store(d + rows, b_d, rows < N)
