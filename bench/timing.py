@@ -71,7 +71,7 @@ class Lane:
 
     @property
     def marks(self) -> dict:
-        """What a row of a study has to say beside the times: {"host_included": True} or nothing."""
+        """What a row has to say beside its times: that the host is in them, or nothing."""
         return {"host_included": True} if self.host_included else {}
 
     @property
