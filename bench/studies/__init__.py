@@ -25,9 +25,11 @@ from typing import ClassVar, Literal
 from .. import hardware, results
 from ..errors import BenchError
 from ..hardware import Provenance
+from ..timing import DeviceClock
 
 SCHEMA = 1
 DIRECTORY = results.DIRECTORY / "studies"  # results/studies/<gpu>/<study>.json
+HOLD_LIMIT_MS = DeviceClock.HOLD_LIMIT_MS
 NO_GPU = (
     "A study needs an NVIDIA GPU, and PyTorch sees none here: run this command on a machine with "
     "one, or read what is recorded in results/studies/."
@@ -124,13 +126,26 @@ def recorded(name: str, directory=None) -> list[Study]:
     """What is recorded of a study, a Study for each GPU: the book's own, then newer ones."""
     _module(name)
     found = sorted(Path(directory or DIRECTORY).glob(f"*/{name}.json"))
-    studies = [read(path) for path in found]
+    studies = [_trusted(read(path)) for path in found]
 
     def rank(study):
         architecture = (study.provenance.capability or "0").split(".")  # "12.0" is after "9.0"
         return study.provenance.slug == results.MAIN, [int(part) for part in architecture]
 
     return sorted(studies, key=rank, reverse=True)
+
+
+def _trusted(study: Study) -> Study:
+    """Without the times that an earlier clock took wrongly: it counted a part of a slow host."""
+
+    def row(r):
+        host_ms, ms = r.get("host_ms") or 0.0, r.get("median_ms") or 0.0
+        if not max(HOLD_LIMIT_MS, ms) < host_ms or r.get("host_included"):
+            return r
+        reason = "timed by a clock that counted a part of the host"
+        return r | {"status": "void", "reason": reason, "median_ms": None}
+
+    return replace(study, rows=[row(r) for r in study.rows])
 
 
 def beside(study: Study, directory=None) -> list[Study]:

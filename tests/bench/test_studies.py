@@ -46,6 +46,17 @@ def test_what_is_written_is_read_back(example, tmp_path):
     assert main(["check", str(path)]) == 0
 
 
+def test_times_that_count_a_part_of_the_host_are_not_shown(example, tmp_path):
+    fact = {"status": "ok", "reason": None, "median_ms": 23.0, "host_ms": 43.0}
+    rows = [{"n": 1} | fact, {"n": 2, "host_included": True} | fact]
+    rows += [{"n": 3} | fact | {"host_ms": 19.0}, {"n": 4} | fact | {"host_ms": 22.0}]
+    studies.write(dataclasses.replace(example, rows=rows), tmp_path)
+    (shown,) = studies.recorded("example", tmp_path)
+    assert shown.column("median_ms") == [None, 23.0, 23.0, 23.0]
+    assert shown.column("status") == ["void", "ok", "ok", "ok"]
+    assert studies.read(tmp_path / "nvidia-test" / "example.json").rows == rows
+
+
 def test_a_row_that_is_not_there_is_said(example):
     with pytest.raises(BenchError, match="0 rows with {'n': 3}"):
         example.one(n=3)
