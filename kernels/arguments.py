@@ -196,11 +196,11 @@ def _check_numbers(feature_map, scale, eps):
     if scale is not None:
         if not isinstance(scale, numbers.Real) or isinstance(scale, bool):
             raise TypeError(f"scale must be None or a number, not {type(scale).__name__}")
-        if not math.isfinite(scale):
+        if not -math.inf < scale < math.inf:  # as torch.compile can follow it; NaN is not less
             raise ValueError(f"scale must be finite, not {scale}")
     if not isinstance(eps, numbers.Real) or isinstance(eps, bool):
         raise TypeError(f"eps must be a number, not {type(eps).__name__}")
-    if not (math.isfinite(eps) and eps >= 0):
+    if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be finite and at least 0, not {eps}")
 
 

@@ -172,17 +172,21 @@ def combine_kernel(
 def output_kernel(
     q,  # [B, H, N, D]
     o,  # [B, H, N, DV] contiguous, written
-    state,  # [B, H // GROUP, D * DV + D] float32
+    states,  # [sums, B * H // GROUP, D * DV + D] float32: what S and z are the sum of
+    initial,  # [B * H // GROUP, D * DV + D] float32, to be added; only if HAS_INITIAL
+    total,  # [B * H // GROUP, D * DV + D] float32: that sum, written if KEEP
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
-    N, H, parts, scale, eps,
+    stride_states, sums, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, KEEP: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o = φ(q) S / (φ(q)·z + eps) for one part of the rows of one head."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    AT_ONCE: tl.constexpr = 4 if BLOCK_D * BLOCK_DV <= 4096 else 1  # states, as registers allow
     tile = tl.program_id(0) % TILES
     part = tl.program_id(0) // TILES % parts
     head = tl.program_id(0) // TILES // parts
@@ -195,12 +199,28 @@ def output_kernel(
     offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
     q += batch * stride_qb + h.to(tl.int64) * stride_qh
     o += (batch * H + h) * N * DV
-    state += (head // GROUP).to(tl.int64) * (D * DV + D)
-
+    offset = (head // GROUP).to(tl.int64) * (D * DV + D)
+    offs_s = offs_d[:, None] * DV + offs_dv[None, :]
+    offs_z = D * DV + offs_d[:, None]
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
-    # [BLOCK_D, BLOCK_DV]
-    s = tl.load(state + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0).to(OPERAND)
-    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)[:, None].to(OPERAND)  # [BLOCK_D, 1]
+    keep_z = offs_d[:, None] < D
+
+    if HAS_INITIAL:
+        s = tl.load(initial + offset + offs_s, keep_s, 0.0)  # [BLOCK_D, BLOCK_DV]
+        z = tl.load(initial + offset + offs_z, keep_z, 0.0)  # [BLOCK_D, 1]
+    else:
+        s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
+        z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
+    for i in tl.range(0, sums, num_stages=1, loop_unroll_factor=AT_ONCE):
+        here = states + tl.cast(i, tl.int64) * stride_states + offset
+        s += tl.load(here + offs_s, keep_s, 0.0)  # [BLOCK_D, BLOCK_DV]
+        z += tl.load(here + offs_z, keep_z, 0.0)  # [BLOCK_D, 1]
+    if KEEP:
+        once = (part == 0) & (h % GROUP == 0)
+        tl.store(total + offset + offs_s, s, keep_s & once)
+        tl.store(total + offset + offs_z, z, keep_z & once & (tile == 0))
+    s = s.to(OPERAND)
+    z = z.to(OPERAND)
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
@@ -399,8 +419,8 @@ def launch_combine(states, initial, total=None, *, reverse=False):
     )  # fmt: skip
 
 
-def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
-    """o [B, H, N, Dv] in q's dtype and the state [S, Hk, D * Dv + D] float32.
+def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, keep=True):
+    """o [B, H, N, Dv] in q's dtype and the state [S, Hk, D * Dv + D] float32, None unless `keep`.
 
     q [B, H, N, D], k [B, Hk, M, D], v [B, Hk, M, Dv], any strides; initial [S, Hk, D * Dv + D]
     float32 or None; S is B, or the number of packed sequences.
@@ -411,17 +431,27 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps):
     tile, parts = configs.plan("state_kernel", k, DV, S * Hk, cu_seqlens)
     states = k.new_empty((parts, S, Hk, D * DV + D), dtype=torch.float32)
     launch_state(k, v, states, tile, feature_map, cu_seqlens)
-    state = combine(states, initial)
+    total = None
+    if parts > configs.FEW:  # so many that each should be read once only
+        total = combine(states, initial)
+        states, initial, keep_now = total.unsqueeze(0), None, False
+    elif parts == 1 and initial is None:
+        total, keep_now = states[0], False
+    else:
+        keep_now = keep
+        total = torch.empty_like(states[0]) if keep else None
 
     o = q.new_empty((B, H, N, DV))
     tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
     launch(
         output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
-        (q, o, state, cu_seqlens), q.stride(), N=N, H=H, parts=parts, scale=scale, eps=eps,
-        GROUP=H // Hk, NORMALIZE=normalize,
+        (q, o, states, initial, total, cu_seqlens), q.stride(),
+        stride_states=states.stride(0), sums=states.shape[0], N=N, H=H, parts=parts,
+        scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
+        HAS_INITIAL=initial is not None, KEEP=keep_now,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    return o, state
+    return o, total if keep else None
 
 
 def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps):

@@ -33,6 +33,7 @@ ROOMY = (90, 100, 103)  # a program may have 227 KiB of shared memory
 
 #   kernel, features: rows, values, resident, num_warps, num_stages
 HOPPER = {
+    ("short_kernel", 64): (64, 64, 1, 4, 3),
     ("state_kernel", 64): (128, 64, 2, 4, 3),
     ("output_kernel", 64): (128, 64, 4, 8, 3),
     ("backward_query_kernel", 64): (64, 64, 2, 4, 3),
@@ -40,6 +41,7 @@ HOPPER = {
     ("causal_output_kernel", 64): (64, 64, 2, 4, 3),
     ("causal_backward_query_kernel", 64): (64, 64, 2, 4, 3),
     ("causal_backward_key_kernel", 64): (64, 64, 2, 4, 2),
+    ("short_kernel", 128): (64, 64, 1, 4, 2),
     ("state_kernel", 128): (64, 128, 2, 4, 3),
     ("output_kernel", 128): (64, 128, 2, 8, 3),
     ("backward_query_kernel", 128): (64, 128, 1, 8, 3),
@@ -68,6 +70,10 @@ CHAINED = Chained(segment=256, rows=64, fewest=48)
 # Up to this many tokens there is one program for each head, and so one launch: issuing more takes
 # the host longer than the GPU needs to run them.
 SHORT = 1024
+
+
+# Up to this many parts, each program of the output pass adds up their states by itself.
+FEW = 8
 
 
 def chained_is_faster(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
@@ -172,14 +178,21 @@ def plan(kernel, x, DV, heads, cu_seqlens):
 
     x [B, H, N, D] gives rows, D and dtype; `heads` counts the heads of all sequences. As many
     parts as it takes to give every multiprocessor all the programs it can hold at a time, but
-    none shorter than four blocks of rows. A short sequence is not cut where that saves launches.
+    none shorter than a block of rows, or two where the parts leave states to be added up.
     """
     _, _, N, D = x.shape
     if cu_seqlens is not None:
         N = cdiv(N, cu_seqlens.numel() - 1)
-    elif N <= SHORT and kernel == "causal_output_kernel":
-        return _plan(kernel, 1, D, DV, x.dtype, heads, *hardware(x.device))
     return _plan(kernel, N, D, DV, x.dtype, heads, *hardware(x.device))
+
+
+def short_plan(q, DV):
+    """The tile of `short_kernel` and the parts of each head: a program for each multiprocessor."""
+    B, H, N, D = q.shape
+    arch, multiprocessors = hardware(q.device)
+    shape = tile("short_kernel", D, DV, q.dtype, arch)
+    wanted = multiprocessors * shape.resident // (B * H * cdiv(DV, shape.values))
+    return shape, max(1, min(wanted, cdiv(N, shape.rows)))
 
 
 @functools.cache
@@ -187,4 +200,5 @@ def _plan(kernel, N, D, DV, dtype, heads, arch, multiprocessors):
     shape = tile(kernel, D, DV, dtype, arch)
     programs = heads * cdiv(DV, shape.values)
     wanted = multiprocessors * shape.resident // programs
-    return shape, max(1, min(wanted, cdiv(N, 4 * shape.rows)))
+    blocks = 1 if kernel in ("output_kernel", "backward_key_kernel") else 2
+    return shape, max(1, min(wanted, cdiv(N, blocks * shape.rows)))

@@ -1,42 +1,343 @@
-"""Launching a kernel, at less cost from the second time on.
+"""Launching kernels, and calls that are replayed.
 
-Triton works out at each launch, argument by argument, which compiled form of a kernel it needs. For
-short sequences that takes longer than the kernel. What it found is kept here under everything that
-it depends on, and the compiled kernel is then called directly.
+For a short sequence the host takes longer to find out what to do than the GPU takes to do it: the
+arguments are checked, tiles and parts chosen, tensors allocated, and Triton works out, argument by
+argument, which compiled form of a kernel it needs. All of that follows from the *signature* of a
+call: its options, and the shapes, strides and dtypes of its tensors.
+
+So the first call with a signature is recorded: what it allocates, what it launches, and where in
+the inputs and allocations each argument of a kernel points. Later calls are replayed: they allocate
+the outputs one by one and everything else at once, and launch. A recording holds no tensor.
 """
 
-from triton.runtime import JITFunction
+import copy
+import ctypes
+import threading
 
-_ready = {}  # what a launch depends on -> (the compiled kernel on its grid, its other arguments)
-MOST = 4096  # things that are remembered; then all are forgotten
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton import knobs
+from triton.runtime import JITFunction, driver
+
+MOST = 4096  # signatures that are remembered; then all are forgotten
+ALIGNED = 256  # bytes, of what is cut out of one allocation
+PLAIN = {bool, int, float, str, type(None)}
+NOWHERE = (-1, 0)  # the place of an argument that is None
+
+UNKNOWN = object()
+_replays = {}  # signature -> Replay, or None where a call cannot be replayed
+_here = threading.local()  # .recording: what records this thread's launches
 
 
 def launch(kernel, programs: int, tensors: tuple, strides: tuple = (), **named) -> None:
-    """The same as `kernel[(programs,)](*tensors, *strides, **named)`.
-
-    `tensors` may hold None. Triton compiles a form of its own for pointers that are not multiples
-    of 16 bytes: these go the long way.
-    """
-    device = tensors[0].device
-    if device.type != "cuda" or not isinstance(kernel, JITFunction):  # the interpreter's
+    """The same as `kernel[(programs,)](*tensors, *strides, **named)`; `tensors` may hold None."""
+    recording = getattr(_here, "recording", None)
+    if recording is None:
         kernel[(programs,)](*tensors, *strides, **named)
-        return
-    kinds = []
-    for x in tensors:
-        if x is None:
-            kinds.append(None)
-        elif x.data_ptr() % 16:
-            kernel[(programs,)](*tensors, *strides, **named)
-            return
-        else:
-            kinds.append(x.dtype)
-    key = (id(kernel), programs, device, *kinds, *strides, *named.values())
-    if key not in _ready:
+    else:
+        recording.launch(kernel, programs, tensors, strides, named)
+
+
+def replayed(function, tensors: tuple, options: tuple):
+    """function(*tensors, *options), at less cost from the second time on.
+
+    `tensors` may hold None. What the function returns is a tensor, None, or a tuple of these. It
+    must do the same for all tensors of one signature: nothing may depend on values.
+    """
+    key = signature(function, tensors, options)
+    try:
+        replay = None if key is None else _replays.get(key, UNKNOWN)
+    except TypeError:  # an option that has no hash
+        replay = None
+    if replay is None:
+        return function(*tensors, *options)
+    if replay is UNKNOWN:
+        return _record(key, function, tensors, options)
+    return replay(tensors)
+
+
+def _record(key, function, tensors, options):
+    plain = PLAIN.issuperset(map(type, options))
+    if not plain or _some_begin_together(tensors):  # then it could not be told which is meant
+        return function(*tensors, *options)
+    recording = Recording(tensors)
+    _here.recording = recording
+    try:
+        with recording:
+            result = function(*tensors, *options)
+    finally:
+        _here.recording = None
+    if len(_replays) >= MOST:
+        forget()
+    _replays[key] = recording.replay(result)
+    return result
+
+
+def forget() -> None:
+    """Records all calls anew: for those who change what follows from a signature."""
+    _replays.clear()
+
+
+def signature(function, tensors: tuple, options: tuple):
+    """All that a call depends on but the values of its tensors; None if it cannot be replayed.
+
+    Triton compiles a form of its own for pointers that are not multiples of 16 bytes, and someone
+    who hooks into launches wants to see them: these go the long way, as do tensors that are none,
+    which `vmap`, `torch.compile` and other modes of PyTorch put in place of tensors.
+    """
+    # a recording is such a mode too
+    if torch._C._len_torch_dispatch_stack() or transforms_active() or _hooked():
+        return None
+    key = [function, *options, *map(type, options)]  # the types, because True equals 1
+    device = -1
+    try:
+        for x in tensors:
+            if x is None:
+                key.append(None)
+            elif type(x) is torch.Tensor and x.data_ptr() % 16 == 0:
+                device = x.get_device()  # -1 for all but GPUs
+                key += (x.shape, x.stride(), x.dtype, device if device >= 0 else x.device)
+            else:
+                return None
+    except RuntimeError:  # a sparse tensor, say, has no strides
+        return None
+    if device >= 0 and device != torch._C._cuda_getDevice():
+        return None
+    return tuple(key)
+
+
+def _some_begin_together(tensors: tuple) -> bool:
+    addresses = [x.data_ptr() for x in tensors if x is not None and x.numel()]
+    return len(set(addresses)) < len(addresses)
+
+
+def modes_active() -> bool:
+    """Whether a mode of PyTorch other than a recording sees every operation of this thread."""
+    recording = getattr(_here, "recording", None) is not None
+    return torch._C._len_torch_dispatch_stack() > recording
+
+
+def transforms_active() -> bool:
+    """Whether tensors may stand for others, as within `torch.func.vmap`."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _hooked() -> bool:
+    """Whether a profiler asked Triton to be told of launches."""
+    enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
+
+
+class Recording(TorchDispatchMode):
+    """Sees the operations of PyTorch and the launches of one call.
+
+    Allocations, views and fills can be replayed. Anything else, a sum say, makes `replayable`
+    false; such a call goes the long way each time.
+    """
+
+    aten = torch.ops.aten
+    FILLED = {
+        aten.empty.memory_format: None,
+        aten.empty_like.default: None,
+        aten.empty_strided.default: None,
+        aten.new_empty.default: None,
+        aten.new_empty_strided.default: None,
+        aten.zeros.default: 0,
+        aten.zeros_like.default: 0,
+        aten.new_zeros.default: 0,
+    }
+
+    def __init__(self, inputs: tuple):
+        super().__init__()
+        self.inputs = inputs
+        self.made = []  # tensors allocated, which keeps their addresses apart
+        self.filled = {}  # place in `made` -> the value of all its elements
+        self.steps = []
+        self.replayable = True
+        self.watching = True
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if self.watching and self.replayable:
+            self.replayable = self._note(operation, args, result)
+        return result
+
+    def _note(self, operation, args, result) -> bool:
+        if not isinstance(result, torch.Tensor):
+            return False
+        if operation in self.FILLED:
+            self.made.append(result)
+            if self.FILLED[operation] is not None:
+                self.filled[len(self.made) - 1] = self.FILLED[operation]
+            return True
+        owners = (x for x in (*self.inputs, *self.made) if x is not None)
+        storage = result.untyped_storage().data_ptr()
+        is_view = any(x.untyped_storage().data_ptr() == storage for x in owners)
+        return is_view and not operation._schema.is_mutable
+
+    def launch(self, kernel, programs, tensors, strides, named) -> None:
+        self.watching = False
         compiled = kernel[(programs,)](*tensors, *strides, **named)
+        self.watching = True
         others = kernel.arg_names[len(tensors) + len(strides) :]
-        if len(_ready) >= MOST:
-            _ready.clear()
-        _ready[key] = compiled[(programs, 1, 1)], (*strides, *(named[n] for n in others))
-        return
-    run, rest = _ready[key]
-    run(*tensors, *rest)
+        constants = (*strides, *(named[n] for n in others))
+        places = [self._place(x) for x in tensors]
+        if None in places:
+            self.replayable = False
+        elif isinstance(kernel, JITFunction):
+            self.steps.append((_compiled, (compiled, programs, constants), places))
+        else:
+            dtypes = [None if x is None or x.numel() == 0 else x.dtype for x in tensors]
+            self.steps.append((_interpreted, (kernel, programs, dtypes, constants), places))
+
+    def _place(self, x) -> tuple[int, int] | None:
+        """Which input or allocation a tensor begins in, and how many bytes from its beginning."""
+        if x is None or x.numel() == 0:
+            return NOWHERE
+        if not isinstance(x, torch.Tensor) or x.data_ptr() % 16:
+            return None
+        for i, y in enumerate(self.inputs):
+            if y is not None and y.data_ptr() == x.data_ptr():
+                return i, 0
+        for i, y in enumerate(self.made):
+            offset = x.data_ptr() - y.data_ptr()
+            if 0 <= offset < y.nbytes:
+                return len(self.inputs) + i, offset
+        return None
+
+    def replay(self, result) -> "Replay | None":
+        """What repeats the call that has returned `result`, or None."""
+        outputs = result if isinstance(result, tuple) else (result,)
+        if not self.replayable or not all(x is None or self._is_whole(x) for x in outputs):
+            return None
+        first = len(self.inputs)
+        of_output = [None if x is None else self._place(x)[0] - first for x in outputs]
+        allocations, moved, at = [], {}, 0  # moved: place in `made` -> new place, bytes from there
+        for i, x in enumerate(self.made):
+            if i in of_output or i in self.filled:
+                x = outputs[of_output.index(i)] if i in of_output else x
+                moved[i] = len(allocations), 0
+                allocations.append((self._twin(x), tuple(x.shape), x.stride(), x.dtype))
+        for i, x in enumerate(self.made):
+            if i not in moved:  # scratch
+                moved[i] = len(allocations), at
+                at += -(-x.nbytes // ALIGNED) * ALIGNED
+        if at:
+            allocations.append((None, (at // 4,), (1,), torch.float32))
+
+        def place(slot, offset):
+            if slot < first:
+                return slot, offset
+            new, start = moved[slot - first]
+            return first + new, start + offset
+
+        return Replay(
+            allocations,
+            [(moved[i][0], value) for i, value in self.filled.items()],
+            [make(*fixed, [place(*p) for p in places]) for make, fixed, places in self.steps],
+            [None if i is None else moved[i][0] for i in of_output],
+            isinstance(result, tuple),
+            next(x for x in self.inputs if x is not None).device,
+        )
+
+    def _twin(self, x) -> int | None:
+        """An input that looks like x: to allocate one like another costs the host least."""
+        for i, y in enumerate(self.inputs):
+            if y is not None and (y.shape, y.stride(), y.dtype) == (x.shape, x.stride(), x.dtype):
+                return i
+        return None
+
+    def _is_whole(self, x) -> bool:
+        """Whether a tensor is the whole of an allocation."""
+        if not isinstance(x, torch.Tensor) or not x.is_contiguous():
+            return False
+        slot, offset = self._place(x) or NOWHERE
+        return slot >= len(self.inputs) and self.made[slot - len(self.inputs)].nbytes == x.nbytes
+
+
+class Replay:
+    """A recorded call. Places count the inputs first, then the allocations, in bytes."""
+
+    def __init__(self, allocations, filled, steps, outputs, is_tuple, device):
+        self.allocations = allocations  # (like which input, or None, shape, strides, dtype)
+        self.filled = filled  # (which allocation, value)
+        self.steps = steps
+        self.outputs = outputs  # which allocations are returned; None for None
+        self.is_tuple = is_tuple
+        self.device = device
+        on_gpu = device.type == "cuda"
+        self.stream_of = driver.active.get_current_stream if on_gpu else lambda index: None
+
+    def __call__(self, tensors: tuple):
+        device = self.device
+        made = [
+            torch.empty_strided(shape, strides, dtype=dtype, device=device)
+            if twin is None
+            else torch.empty_like(tensors[twin])
+            for twin, shape, strides, dtype in self.allocations
+        ]
+        for i, value in self.filled:
+            made[i].fill_(value)
+        addresses = [0 if x is None else x.data_ptr() for x in tensors]
+        addresses += [x.data_ptr() for x in made]
+        addresses.append(0)  # NOWHERE
+        stream = self.stream_of(device.index)
+        for step in self.steps:
+            step(stream, addresses)
+        if not self.is_tuple:
+            return made[self.outputs[0]]
+        return tuple([None if i is None else made[i] for i in self.outputs])
+
+
+def _compiled(compiled, programs, constants, places):
+    """A launch of a compiled kernel, by addresses instead of tensors, and without hooks."""
+    before = (compiled.function, compiled.packed_metadata, None, None, None)
+    arguments = (*(0 for _ in places), *constants)
+    run, before, nested = _entry(compiled.run, before, arguments)
+
+    def step(stream, addresses):
+        pointers = [addresses[slot] + offset for slot, offset in places]
+        run(programs, 1, 1, stream, *before, *pointers, *constants)
+
+    def step_nested(stream, addresses):
+        pointers = [addresses[slot] + offset for slot, offset in places]
+        run(programs, 1, 1, stream, *before, (*pointers, *constants))
+
+    return step_nested if nested else step
+
+
+def _entry(launcher, before, arguments):
+    """What a launcher of Triton calls in C, with what in front of the kernel's arguments.
+
+    Triton's own wrapper works that out at each launch, and passes the arguments one by one (3.5 and
+    3.6) or as one tuple (3.7): a copy of the launcher says it without launching. Where it says
+    something else, as when a kernel needs scratch memory, the launcher itself is the answer.
+    """
+    sizes = [getattr(launcher, f"{x}_scratch_size", None) for x in ("global", "profile")]
+    if sizes == [0, 0] and hasattr(launcher, "launch"):
+        said = []
+        spy = copy.copy(launcher)
+        spy.launch = lambda *everything: said.extend(everything)
+        spy(1, 1, 1, 0, *before, *arguments)
+        if said[:4] == [1, 1, 1, 0] and said[-1] == arguments:
+            return launcher.launch, said[4:-1], True
+        if said[:4] == [1, 1, 1, 0] and tuple(said[-len(arguments) :]) == arguments:
+            return launcher.launch, said[4 : -len(arguments)], False
+    return launcher, before, False
+
+
+def _interpreted(kernel, programs, dtypes, constants, places):
+    """The same in Triton's interpreter, which asks for tensors."""
+
+    def tensor(address, dtype):
+        byte = (ctypes.c_char * dtype.itemsize).from_address(address)
+        return torch.frombuffer(byte, dtype=dtype)
+
+    def step(stream, addresses):
+        pointers = [
+            None if dtype is None else tensor(addresses[slot] + offset, dtype)
+            for (slot, offset), dtype in zip(places, dtypes, strict=True)
+        ]
+        kernel[(programs,)](*pointers, *constants)
+
+    return step

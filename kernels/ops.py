@@ -6,10 +6,11 @@ from typing import Optional
 
 import torch
 import triton
+from torch.autograd import forward_ad
 
 from . import bidirectional, causal, configs, decode, reference, short
-from .arguments import LinearAttentionState, check_attention, check_features, check_step
-from .launch import MOST
+from .arguments import DTYPES, LinearAttentionState, check_attention, check_features, check_step
+from .launch import modes_active, replayed, transforms_active
 
 # Triton decides when its functions are defined; ours have been by now
 INTERPRETED = not isinstance(bidirectional.state_kernel, triton.runtime.JITFunction)
@@ -53,6 +54,7 @@ def linear_attention(
 
     Returns:
         o [B, H, N, Dv] in the dtype of q, or (o, LinearAttentionState) with `return_state`.
+        Within `torch.autocast`, q, k and v are cast first, as for F.scaled_dot_product_attention.
         Every sum is kept in float32; float32 inputs are multiplied in float32. Gradients flow to
         q, k, v and the initial state, also from the returned state; second derivatives raise
         RuntimeError. Two runs agree bit for bit.
@@ -68,27 +70,49 @@ def linear_attention(
     On a CPU, and on GPUs older than sm_80, `kernels.reference.chunked` does the work.
     Source: Katharopoulos et al., Transformers are RNNs, 2020.
     """
-    options = (causal, feature_map, normalize, scale, eps, return_state, enable_gqa)
-    call = _call(q, k, v, initial_state, cu_seqlens, options)
-    if call is None or call not in _checked:
-        check_attention(
-            q,
-            k,
-            v,
-            causal=causal,
-            feature_map=feature_map,
-            normalize=normalize,
-            scale=scale,
-            eps=eps,
-            initial_state=initial_state,
-            return_state=return_state,
-            cu_seqlens=cu_seqlens,
-            enable_gqa=enable_gqa,
-        )
-        if call is not None:
-            if len(_checked) >= MOST:
-                _checked.clear()
-            _checked.add(call)
+    if torch._C._is_any_autocast_enabled():
+        q, k, v = _autocast(q, k, v)
+    options = (causal, feature_map, normalize, scale, eps, enable_gqa)
+    if initial_state is None and cu_seqlens is None and return_state is False:
+        if _can_be_replayed(q, k, v):
+            return replayed(_linear_attention, (q, k, v), options)
+    return _linear_attention(q, k, v, *options, initial_state, cu_seqlens, return_state)
+
+
+def _autocast(q, k, v):
+    """q, k and v in the dtype of `torch.autocast`, where that is on."""
+    kind = q.device.type if isinstance(q, torch.Tensor) else "cpu"
+    if not torch.is_autocast_enabled(kind):
+        return q, k, v
+    dtype = torch.get_autocast_dtype(kind)
+    return [x.to(dtype) if getattr(x, "dtype", None) in DTYPES else x for x in (q, k, v)]
+
+
+def _can_be_replayed(*tensors):
+    """Whether kernels run on these, and autograd need not know."""
+    if torch.compiler.is_compiling() or not _are_plain(tensors) or _autograd_asks(tensors):
+        return False
+    return INTERPRETED or tensors[0].is_cuda
+
+
+def _linear_attention(
+    q, k, v, causal, feature_map, normalize, scale, eps, enable_gqa,
+    initial_state=None, cu_seqlens=None, return_state=False,
+):  # fmt: skip
+    check_attention(
+        q,
+        k,
+        v,
+        causal=causal,
+        feature_map=feature_map,
+        normalize=normalize,
+        scale=scale,
+        eps=eps,
+        initial_state=initial_state,
+        return_state=return_state,
+        cu_seqlens=cu_seqlens,
+        enable_gqa=enable_gqa,
+    )
     if scale is None:
         scale = q.shape[-1] ** -0.5
     if not isinstance(feature_map, str):
@@ -119,8 +143,9 @@ def linear_attention(
     if cu_seqlens is not None:
         cu_seqlens = cu_seqlens.contiguous()
     o, state, _ = _attend(
-        q, k, v, initial, cu_seqlens, causal, feature_map, normalize, float(scale), float(eps)
-    )
+        q, k, v, initial, cu_seqlens,
+        causal, feature_map, normalize, float(scale), float(eps), return_state,
+    )  # fmt: skip
     if o.dtype != dtype:
         o = o.to(dtype)
     if not return_state:
@@ -156,6 +181,21 @@ def linear_attention_step(
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
     """
+    if torch._C._is_any_autocast_enabled():
+        q, k, v = _autocast(q, k, v)
+    options = (feature_map, normalize, scale, eps, enable_gqa)
+    if type(state) is LinearAttentionState and _can_be_replayed(q, k, v, *state):
+        o, kv, z = replayed(_flat_step, (q, k, v, *state), options)
+        return o, LinearAttentionState(kv, z)
+    return _step(q, k, v, state, *options)
+
+
+def _flat_step(q, k, v, kv, z, *options):
+    o, state = _step(q, k, v, LinearAttentionState(kv, z), *options)
+    return o, *state
+
+
+def _step(q, k, v, state, feature_map, normalize, scale, eps, enable_gqa):
     check_step(
         q,
         k,
@@ -174,8 +214,7 @@ def linear_attention_step(
         check_features(q, k, fq, fk, state, "state")
         q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
     kv, z = state
-    wants_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, kv, z))
-    if not _kernels_run(q) or wants_grad or 0 in (*q.shape, *k.shape):
+    if not _kernels_run(q) or _autograd_asks((q, k, v, kv, z)) or 0 in (*q.shape, *k.shape):
         o, state = reference.recurrent(
             q.unsqueeze(2),
             k.unsqueeze(2),
@@ -196,22 +235,6 @@ def linear_attention_step(
     with _device_of(q):
         o, kv, z = decode.step(q, k, v, kv, z, feature_map, normalize, float(scale), float(eps))
     return o.to(dtype), LinearAttentionState(kv, z)
-
-
-_checked = set()  # calls whose arguments are known to be right, at most MOST of them
-PLAIN = {bool, int, float, str, type(None)}
-
-
-def _call(q, k, v, initial_state, cu_seqlens, options):
-    """All that `check_attention` looks at, to look at it once; None where that is not enough."""
-    if initial_state is not None or cu_seqlens is not None or type(options[1]) is not str:
-        return None
-    if not type(q) is type(k) is type(v) is torch.Tensor or torch.compiler.is_compiling():
-        return None
-    if not PLAIN.issuperset(map(type, options)):  # perhaps not even hashable
-        return None
-    tensors = ((x.shape, x.dtype, x.device, x.layout) for x in (q, k, v))
-    return (*tensors, *options, *map(type, options))
 
 
 def _kernels_run(x):
@@ -244,33 +267,63 @@ def _device_of(x):
     return torch.cuda.device_of(x)
 
 
-def _attend(q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps):
-    """Runs the kernels; through the registered operator only where torch.compile has to see it,
-    since its dispatch takes longer than the kernels of a short sequence."""
+def _attend(
+    q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, keep
+):  # fmt: skip
+    """o, the state and the denominator; the state is None unless `keep` or autograd wants it.
+
+    Runs the kernels through the registered operator only where PyTorch has to see it, since its
+    dispatch takes longer than the kernels of a short sequence."""
     tensors = (q, k, v) if initial is None else (q, k, v, initial)
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if torch.compiler.is_compiling() or any(type(x) is not torch.Tensor for x in tensors):
-        attend = forward
-    else:
-        attend = _Attention.apply if save else _forward
-    return attend(
-        q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, save
-    )  # fmt: skip
+    arguments = (q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps)
+    save = _autograd_asks(tensors)
+    if torch.compiler.is_compiling() or modes_active() or not _are_plain(tensors):
+        return forward(*arguments, save)
+    if save or transforms_active():
+        return _Attention.apply(*arguments, save)
+    return _forward(*arguments, save, keep)
 
 
-def _forward(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save):
+def _are_plain(tensors):
+    """Whether these are tensors and nothing that stands for one."""
+    for x in tensors:
+        if type(x) is not torch.Tensor:
+            return False
+    return True
+
+
+def _autograd_asks(tensors):
+    """Whether a derivative may be asked for; forward mode reaches autograd too, which refuses."""
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x.requires_grad:
+                return True
+    return forward_ad._current_level >= 0
+
+
+def _forward(q, k, v, initial, cu_seqlens, *options):
+    return replayed(_run_forward, (q, k, v, initial, cu_seqlens), options)
+
+
+def _run_forward(
+    q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save, keep=True
+):  # fmt: skip
     arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
     with _device_of(q):
+        if cu_seqlens is None and max(q.shape[2], k.shape[2]) <= configs.SHORT:
+            return short.forward(
+                q, k, v, initial, is_causal, feature_map, normalize, scale, eps, save, keep
+            )
         if is_causal:
             return causal.forward(*arguments, save)
-        if cu_seqlens is None and max(q.shape[2], k.shape[2]) <= configs.SHORT:
-            o, state = short.forward(q, k, v, initial, feature_map, normalize, scale, eps)
-        else:
-            o, state = bidirectional.forward(*arguments)
-        return o, state, None
+        return *bidirectional.forward(*arguments, keep), None
 
 
-def _backward(
+def _backward(*arguments):
+    return replayed(_run_backward, arguments[:10], arguments[10:])
+
+
+def _run_backward(
     q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
@@ -333,9 +386,9 @@ def backward(
     v: torch.Tensor,
     initial: Optional[torch.Tensor],
     cu_seqlens: Optional[torch.Tensor],
-    o: torch.Tensor,
+    o: Optional[torch.Tensor],
     state: torch.Tensor,
-    denominator: torch.Tensor,
+    denominator: Optional[torch.Tensor],
     do: torch.Tensor,
     dstate: Optional[torch.Tensor],
     is_causal: bool,
@@ -378,9 +431,6 @@ def _gradients(run, ctx, do, dstate):
     q, k, v, initial, cu_seqlens, o, state, denominator = ctx.saved_tensors
     if do is None:
         do = q.new_zeros(()).expand(*q.shape[:-1], v.shape[-1])
-    o = q.new_empty(0) if o is None else o
-    if denominator is None:
-        denominator = q.new_empty(0, dtype=torch.float32)
     dq, dk, dv, dinitial = run(
         q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate, *ctx.options
     )
@@ -392,13 +442,67 @@ forward.register_autograd(
 )
 
 
+def _fold(info, in_dims, tensors):
+    """What `vmap` maps over becomes part of the batch: [B, ...] from [mapped, B, ...]."""
+    folded = []
+    for x, dim in zip(tensors, in_dims, strict=False):
+        if x is not None:
+            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            x = x.flatten(0, 1)
+        folded.append(x)
+    return folded
+
+
+def _unfold(info, outputs):
+    outputs = [None if x is None else x.unflatten(0, (info.batch_size, -1)) for x in outputs]
+    return tuple(outputs), tuple(None if x is None else 0 for x in outputs)
+
+
+def _mapped(function, count):
+    """How `vmap` runs a function whose first `count` arguments are tensors."""
+
+    def run(info, in_dims, *arguments):
+        if arguments[4] is not None:
+            raise NotImplementedError(
+                "vmap over linear_attention with cu_seqlens: packed sequences take the place of "
+                "the batch, so there is none to map over; pack them all into one call instead"
+            )
+        tensors = _fold(info, in_dims, arguments[:count])
+        return _unfold(info, function.apply(*tensors, *arguments[count:]))
+
+    return staticmethod(run)
+
+
+class _Gradient(torch.autograd.Function):
+    """`_backward` where autograd could want to differentiate it once more, and cannot."""
+
+    forward = staticmethod(lambda *arguments: _backward(*arguments))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError("linear_attention has no second derivative: its kernels compute one")
+
+
 class _Attention(torch.autograd.Function):
-    """The same for eager PyTorch, without the operator's dispatch."""
+    """The same as the operator, for eager PyTorch and `torch.func`, at less cost."""
 
     forward = staticmethod(_forward)
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
     def backward(ctx, do, dstate, _):
-        # with create_graph=True through the operator, which refuses to be differentiated again
-        return _gradients(backward if torch.is_grad_enabled() else _backward, ctx, do, dstate)
+        return _gradients(
+            _Gradient.apply if torch.is_grad_enabled() else _backward, ctx, do, dstate
+        )
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError("linear_attention has no forward-mode derivative")
+
+
+_Attention.vmap = _mapped(_Attention, 5)
+_Gradient.vmap = _mapped(_Gradient, 10)

@@ -1,9 +1,11 @@
-"""Bidirectional linear attention of a short sequence: both passes in one launch.
+"""Linear attention of a short sequence, both orders: everything in one launch.
 
-For a thousand tokens the host takes longer to launch the kernels of `bidirectional` than the GPU to
-run them. Here one program sums the state of a whole head, keeps it, and writes all outputs. A GPU
-with more multiprocessors than heads is not filled; that no longer matters when it waits for the
-host.
+For a thousand tokens, starting a second kernel takes the GPU and the host about as long as running
+it. Here one program does all that its rows need: it sums the state of the keys before them (causal)
+or of all keys (bidirectional), keeps it, and writes the outputs of its own rows. The rows of a head
+are cut into parts, so that every multiprocessor has a program; what several parts need, each of
+them sums again, from the L2 cache and at the same time as the others. That is wasted work, which
+grows with the square of the length: longer sequences take two passes.
 """
 
 import torch
@@ -11,7 +13,7 @@ import triton
 import triton.language as tl
 
 from . import configs
-from .bidirectional import load_tile, store_tile
+from .bidirectional import load_tile, rows_of, store_tile
 from .feature_maps import phi_operand
 from .launch import launch
 
@@ -22,23 +24,27 @@ def short_kernel(
     k,  # [B, H // GROUP, M, D]
     v,  # [B, H // GROUP, M, DV]
     o,  # [B, H, N, DV] contiguous, written
+    denominator,  # [B, H, N] float32, written if SAVE
     initial,  # [B * H // GROUP, D * DV + D] float32; only if HAS_STATE
-    total,  # [B * H // GROUP, D * DV + D] float32: state of all keys, written
+    total,  # [B * H // GROUP, D * DV + D] float32: state of all keys, written if KEEP
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
-    N, M, H, scale, eps,
+    N, M, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, FULL: tl.constexpr,
-    HAS_STATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, FULL: tl.constexpr,
+    HAS_STATE: tl.constexpr, SAVE: tl.constexpr, KEEP: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S and z of one head, then o = φ(q) S / (φ(q)·z + eps) of all its rows."""
+    """S and z of the keys that come first, then o = φ(q) S / (φ(q)·z + eps) of one part's rows."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
-    head = tl.program_id(0) // TILES
+    part = parts - 1 - tl.program_id(0) // TILES % parts  # causal: the longest first
+    head = tl.program_id(0) // TILES // parts
     h = head % H
     batch = (head // H).to(tl.int64)
+    first, last = rows_of(0, N, part, parts, BLOCK_N)
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
     offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
@@ -60,7 +66,8 @@ def short_kernel(
         s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
         z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
     ones = tl.full([BLOCK_N, 1], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
-    for n in range(0, M, BLOCK_N):
+    keys = first if CAUSAL else M
+    for n in range(0, keys, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_kt = (offs_d[:, None] < D) & (rows[None, :] < M)
         keep_v = (rows[:, None] < M) & (offs_dv[None, :] < DV)
@@ -71,41 +78,69 @@ def short_kernel(
         fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
         s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
         z = tl.dot(fkt, ones, z, input_precision=PRECISION)
-    once = h % GROUP == 0
-    tl.store(total + offset + offs_s, s, keep_s & once)
-    tl.store(total + offset + offs_z, z, keep_z & once & (tile == 0))
 
-    s_operand = s.to(OPERAND)
-    z_operand = z.to(OPERAND)
-    for n in range(0, N, BLOCK_N):
+    for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
-        keep_q = (rows[:, None] < N) & (offs_d[None, :] < D)
-        keep_o = (rows[:, None] < N) & (offs_dv[None, :] < DV)
+        keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
+        keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
-        b_o = tl.dot(fq, s_operand, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        d = tl.dot(fq, z.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, 1]
+        if CAUSAL:  # and the keys of the same block, up to each query's own
+            keep_kt = (offs_d[:, None] < D) & (rows[None, :] < last)
+            # [BLOCK_D, BLOCK_N]
+            b_kt = load_tile(
+                k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, FULL
+            )
+            # [BLOCK_N, BLOCK_DV]
+            b_v = load_tile(
+                v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_o, FULL
+            )
+            fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
+            weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+            weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0).to(OPERAND)
+            b_o = tl.dot(weights, b_v.to(OPERAND), b_o, input_precision=PRECISION)
+            d = tl.dot(weights, ones, d, input_precision=PRECISION)
+            s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
+            z = tl.dot(fkt, ones, z, input_precision=PRECISION)
         if NORMALIZE:
-            b_o *= 1.0 / (tl.dot(fq, z_operand, input_precision=PRECISION) + eps)
+            d += eps
+            b_o *= 1.0 / d
+            if SAVE:
+                row = (batch * H + h) * N + rows
+                tl.store(denominator + row[:, None], d, (rows[:, None] < last) & (tile == 0))
         else:
             b_o *= scale
         store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_o, FULL)
 
+    if KEEP:
+        once = (part == parts - 1) & (h % GROUP == 0)
+        tl.store(total + offset + offs_s, s, keep_s & once)
+        tl.store(total + offset + offs_z, z, keep_z & once & (tile == 0))
 
-def forward(q, k, v, initial, feature_map, normalize, scale, eps):
-    """As `bidirectional.forward`, for sequences that are not packed."""
+
+def forward(q, k, v, initial, is_causal, feature_map, normalize, scale, eps, save, keep):
+    """o, the state of all keys and the denominator, as `causal.forward`; both orders, not packed.
+
+    The state is None unless `keep`, the denominator unless `save`, `normalize` and `is_causal`.
+    """
     B, H, N, D = q.shape
     Hk, M, DV = v.shape[1:]
-    tile = configs.tile("output_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
+    tile, parts = configs.short_plan(q, DV)
     o = q.new_empty((B, H, N, DV))
-    total = q.new_empty((B, Hk, D * DV + D), dtype=torch.float32)
+    total = q.new_empty((B, Hk, D * DV + D), dtype=torch.float32) if keep else None
+    save = save and normalize and is_causal
+    denominator = q.new_empty((B, H, N), dtype=torch.float32) if save else None
     constants = dict(configs.constants(tile, q, DV, feature_map, None))
     constants["FULL"] &= M % tile.rows == 0
     del constants["PACKED"]
     launch(
-        short_kernel, B * H * configs.cdiv(DV, tile.values), (q, k, v, o, initial, total),
-        (*q.stride(), *k.stride(), *v.stride()),
-        N=N, M=M, H=H, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
-        HAS_STATE=initial is not None, **constants,
+        short_kernel, B * H * parts * configs.cdiv(DV, tile.values),
+        (q, k, v, o, denominator, initial, total), (*q.stride(), *k.stride(), *v.stride()),
+        N=N, M=M, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk,
+        CAUSAL=is_causal, NORMALIZE=normalize, HAS_STATE=initial is not None,
+        SAVE=save, KEEP=keep, **constants,
     )  # fmt: skip
-    return o, total
+    return o, total, denominator

@@ -57,7 +57,8 @@ options = {"cu_seqlens": None, "feature_map": "elu", "normalize": True, "scale":
 forward = {**options, "eps": 1e-6, "initial": state}
 o, after = bidirectional.forward(q, k, v, **forward)
 bidirectional.backward(q, k, v, after, o, state, **options, eps=1e-6)
-short.forward(q, k, v, state, "elu", True, 1.0, 1e-6)
+for is_causal in (False, True):
+    short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True, True)
 if arch == 90 and D == Dv == 64:
     chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
 o, _, denominator = causal.forward(q, k, v, **forward, save=True)

@@ -63,19 +63,34 @@ SHAPES = [  # H, Hk, N, M, D, DV
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed):
-    q, k, v = inputs(*shape, transposed=transposed)
-    state = some_state(1, shape[1], shape[4], shape[5]) if with_state else None
-    o, after = short.forward(q, k, v, flat(state), "elu", normalize, 0.5, 1e-6)
-    o_true, after_true = truth(q, k, v, state, normalize=normalize, scale=0.5)
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed, causal):
+    H, Hk, N, M, D, DV = shape
+    N = M if causal else N
+    q, k, v = inputs(H, Hk, N, M, D, DV, transposed=transposed)
+    state = some_state(1, Hk, D, DV) if with_state else None
+    o, after, d = short.forward(
+        q, k, v, flat(state), causal, "elu", normalize, 0.5, 1e-6, True, True
+    )
+    o_true, after_true = truth(q, k, v, state, causal=causal, normalize=normalize, scale=0.5)
     assert error(o, o_true) < 1e-5
     assert error(after, after_true) < 1e-5
+    assert (d is not None) == (causal and normalize)
+    if d is not None:
+        assert error(d, denominators(q, k, state)) < 1e-5
+
+
+def denominators(q, k, state):
+    """φ(q)·z + eps of a causal call, in float64."""
+    fq, fk = (reference.FEATURE_MAPS["elu"](x.double()) for x in (q, k))
+    z = fk.cumsum(2) + (0 if state is None else state.z[:, :, None])
+    return (fq * z.repeat_interleave(q.shape[1] // k.shape[1], 1)).sum(-1) + 1e-6
 
 
 @pytest.mark.parametrize("feature_map", ["relu", "exp", "softmax", "identity"])
 def test_a_short_sequence_with_every_feature_map(feature_map):
     q, k, v = inputs(2, 2, 40, 24, 24, 16)
-    o, _ = short.forward(q, k, v, None, feature_map, False, 0.5, 1e-6)
+    o, *_ = short.forward(q, k, v, None, False, feature_map, False, 0.5, 1e-6, False, False)
     o_true, _ = truth(q, k, v, None, feature_map=feature_map, normalize=False, scale=0.5)
     assert error(o, o_true) < 1e-5
 
@@ -93,12 +108,7 @@ def test_a_chain_of_segments(shape, normalize, with_state):
     assert error(after, after_true) < 1e-5
     assert (d is not None) == normalize
     if normalize:
-        weights = (reference.FEATURE_MAPS["elu"](x.double()) for x in (q, k))
-        fq, fk = next(weights), next(weights).repeat_interleave(H // Hk, 1)
-        z = fk.cumsum(2) + (
-            0 if state is None else state.z.repeat_interleave(H // Hk, 1)[:, :, None]
-        )
-        assert error(d, (fq * z).sum(-1) + 1e-6) < 1e-5
+        assert error(d, denominators(q, k, state)) < 1e-5
 
 
 @pytest.mark.parametrize("causal", [False, True])

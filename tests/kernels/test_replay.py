@@ -1,0 +1,287 @@
+"""Calls that are recorded once and replayed: the same results, and nothing kept or mixed up."""
+
+import ctypes
+import gc
+import threading
+
+import pytest
+import torch
+from oracle import DEVICE, agree, qkv, state_for
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton import knobs
+
+from kernels import launch, linear_attention, linear_attention_step
+
+both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+FLOAT32 = type("F", (), {"dtype": torch.float32})
+
+
+class Toy:
+    """Stands for a kernel: writes the sum of its tensors, times `factor`, into the last one."""
+
+    arg_names = ["x", "scratch", "out", "stride", "factor", "n"]
+
+    def __init__(self):
+        self.launches = 0
+
+    def __getitem__(self, grid):
+        def run(x, scratch, out, stride, factor, n, num_warps=4):
+            self.launches += 1
+            x, scratch, out = (_at(t, n) for t in (x, scratch, out))
+            scratch.copy_(x)
+            out.copy_(scratch * factor)
+
+        return run
+
+
+def _at(x, n):
+    """The n elements that begin where x does, whatever shape it has."""
+    room = (ctypes.c_char * (4 * n)).from_address(x.data_ptr())
+    return torch.frombuffer(room, dtype=torch.float32)
+
+
+def twice_times(toy, x, factor=2.0, fill=False, watched=None):
+    """2 · factor · x of [N] by two launches with scratch between, as a launcher does it."""
+    n = x.numel()
+    first, second = (x.new_empty((3, n)) for _ in range(2))
+    out = x.new_zeros((n,)) if fill else torch.empty_like(x)
+    if watched is not None:
+        watched.append(factor)
+    launch.launch(toy, 1, (x, first, second[1]), (1,), factor=2.0, n=n, num_warps=2)
+    launch.launch(toy, 1, (second[1], first, out), (1,), factor=factor, n=n, num_warps=2)
+    return out, None
+
+
+def toys():
+    toy, calls = Toy(), []
+
+    def function(x, *options):
+        return twice_times(toy, x, *options, watched=calls)
+
+    return toy, calls, function
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_a_replay_allocates_and_launches_the_same(fill):
+    toy, calls, function = toys()
+    for i in range(3):
+        x = torch.randn(100)
+        out, nothing = launch.replayed(function, (x,), (3.0, fill))
+        assert torch.equal(out, 6 * x) and nothing is None
+        assert out.untyped_storage().nbytes() == 400  # its own memory, without the scratch
+        assert len(calls) == 1 and toy.launches == 2 * (i + 1)
+
+
+def test_what_differs_in_the_signature_is_recorded_apart():
+    _, calls, function = toys()
+    x = torch.randn(100)
+    for _ in range(2):
+        for options in ((1.0,), (2.0,), (1,), (True,), (False, True)):
+            out, _ = launch.replayed(function, (x,), options)
+            assert torch.equal(out, 2 * options[0] * x)
+        launch.replayed(function, (x[:48],), (1.0,))
+        launch.replayed(function, (x[:96:2],), (1.0,))
+    assert len(calls) == 7
+
+
+def test_pointers_that_are_no_multiples_of_16_bytes_go_the_long_way():
+    _, calls, function = toys()
+    x = torch.randn(101)
+    for _ in range(2):
+        assert torch.equal(launch.replayed(function, (x[1:],), (1.0,))[0], 2 * x[1:])
+    assert len(calls) == 2 and not launch._replays
+
+
+def test_what_does_more_than_allocate_and_launch_goes_the_long_way():
+    _, calls, function = toys()
+
+    def with_a_sum(x):
+        return function(x, 1.0)[0] + 1
+
+    def with_a_write(x):
+        return function(x, 1.0)[0].add_(1)
+
+    def with_a_look(x):
+        return function(x, 1.0 if x[0].item() > 0 else 2.0)[0]
+
+    def with_a_part(x):
+        return function(x, 1.0)[0][1:]
+
+    for f in (with_a_sum, with_a_write, with_a_look, with_a_part):
+        x = torch.randn(8)
+        results = [launch.replayed(f, (y,), ()) for y in (x, -x)]
+        assert torch.equal(results[1], f(-x))
+    assert set(launch._replays.values()) == {None}
+
+
+def test_inputs_that_begin_together_are_told_apart():
+    _, _, function = toys()
+    second = lambda x, y: function(y, 1.0)  # noqa: E731
+    x, y = torch.randn(2, 8)
+    for pair in ((x, x), (x, y), (y, x), (x, x)):
+        assert torch.equal(launch.replayed(second, pair, ())[0], 2 * pair[1])
+    assert len(launch._replays) == 1
+
+
+def test_an_error_leaves_no_recording_behind():
+    def fails(x):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        launch.replayed(fails, (torch.randn(4),), ())
+    assert not launch._replays and launch._here.recording is None
+    assert not torch._C._len_torch_dispatch_stack()
+
+
+def test_only_so_many_are_remembered(monkeypatch):
+    _, calls, function = toys()
+    monkeypatch.setattr(launch, "MOST", 3)
+    for n in range(4, 40, 4):
+        launch.replayed(function, (torch.randn(n),), (1.0,))
+        assert len(launch._replays) <= 3
+
+
+def test_each_thread_records_its_own_calls():
+    toy, _, function = toys()
+    wrong = []
+
+    def work(seed):
+        for i in range(40):
+            x = torch.full((8 + 4 * (i % 10),), float(seed + i))
+            out, _ = launch.replayed(function, (x,), (1.0,))
+            if not torch.equal(out, 2 * x):
+                wrong.append((seed, i))
+
+    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not wrong and len(launch._replays) == 10
+
+
+def test_who_hooks_into_launches_or_operations_sees_them():
+    _, calls, function = toys()
+    x = torch.randn(8)
+    launch.replayed(function, (x,), (1.0,))
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            return operation(*args, **(kwargs or {}))
+
+    with Mode():
+        launch.replayed(function, (x,), (1.0,))
+    assert len(calls) == 2
+    hook = lambda *_: None  # noqa: E731
+    if hasattr(knobs.runtime.launch_enter_hook, "add"):
+        knobs.runtime.launch_enter_hook.add(hook)
+        try:
+            launch.replayed(function, (x,), (1.0,))
+        finally:
+            knobs.runtime.launch_enter_hook.remove(hook)
+        assert len(calls) == 3
+    launch.replayed(function, (x,), (1.0,))
+    assert len(calls) <= 3
+
+
+# --- the operator ------------------------------------------------------------------------------
+
+
+def live_tensors():
+    gc.collect()
+    return sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
+
+
+@pytest.fixture
+def no_more_recordings(monkeypatch):
+    """Called, it makes sure that from then on every call is a replay."""
+
+    def forbid():
+        def refuse(*_):
+            raise AssertionError("this call should have been a replay")
+
+        monkeypatch.setattr(launch, "Recording", refuse)
+
+    return forbid
+
+
+@both_ways
+@pytest.mark.parametrize("N", [20, 150], ids=["short", "long"])
+@pytest.mark.parametrize("options", [{}, {"normalize": False, "scale": 0.5}], ids=str)
+def test_replays_agree_with_the_truth(causal, N, options, no_more_recordings):
+    """Forward, with and without what the backward pass needs, and backward; other numbers."""
+    state = state_for(FLOAT32)
+    agree(linear_attention, *qkv(FLOAT32, N=N), state, causal=causal, **options)
+    linear_attention(*qkv(FLOAT32, N=N), causal=causal, **options)
+    no_more_recordings()
+    agree(linear_attention, *qkv(FLOAT32, N=N, seed=7), state, causal=causal, **options)
+    q, k, v = qkv(FLOAT32, N=N, seed=9)
+    o = linear_attention(q, k, v, causal=causal, **options)
+    assert torch.equal(o, linear_attention_long(q, k, v, causal=causal, **options))
+
+
+def linear_attention_long(*args, **options):
+    """The same call, neither recorded nor replayed."""
+    real, launch.signature = launch.signature, lambda *_: None
+    try:
+        return linear_attention(*args, **options)
+    finally:
+        launch.signature = real
+
+
+@both_ways
+def test_replays_of_packed_sequences_read_their_bounds(causal):
+    q, k, v = qkv(FLOAT32, N=60)
+    for ends in ([0, 20, 60], [0, 33, 60], [0, 0, 60]):
+        bounds = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
+        agree(linear_attention, q, k, v, causal=causal, cu_seqlens=bounds)
+
+
+def test_steps_are_replayed(no_more_recordings):
+    q, k, v = (x[:, :, 0] for x in qkv(FLOAT32, N=1))
+    state = state_for(FLOAT32)
+    first = linear_attention_step(q, k, v, state)
+    no_more_recordings()
+    again = linear_attention_step(q, k, v, state)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1].kv, again[1].kv)
+    other = linear_attention_step(k, q, v, again[1])
+    assert not torch.equal(other[1].z, again[1].z)
+
+
+def test_a_replay_checks_what_a_first_call_checks():
+    q, k, v = qkv(FLOAT32)
+    for _ in range(2):
+        linear_attention(q, k, v, causal=True)
+        with pytest.raises(TypeError, match="causal"):
+            linear_attention(q, k, v, causal=1)
+        with pytest.raises(TypeError, match="normalize"):
+            linear_attention(q, k, v, causal=True, normalize=1.0)
+        with pytest.raises(ValueError, match="same length"):
+            linear_attention(q, k, v[:, :, :-1])
+
+
+@both_ways
+def test_no_tensor_is_kept(causal):
+    def call():
+        inputs = [x.requires_grad_() for x in qkv(FLOAT32, N=50)]
+        linear_attention(*inputs, causal=causal).sum().backward()
+        with torch.no_grad():
+            linear_attention(*inputs, causal=causal)
+
+    call()
+    before = live_tensors()
+    launch.forget()
+    for _ in range(3):
+        call()
+    assert any(launch._replays.values())
+    assert live_tensors() <= before
+
+
+def test_grad_mode_and_requires_grad_are_looked_at_each_time():
+    q, k, v = qkv(FLOAT32)
+    assert not linear_attention(q, k, v).requires_grad
+    x = q.clone().requires_grad_()
+    assert linear_attention(x, k, v).requires_grad
+    with torch.no_grad():
+        assert not linear_attention(x, k, v).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(linear_attention(x, k, v), linear_attention(q, k, v))
+    assert linear_attention(q, x, v).requires_grad
