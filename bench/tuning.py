@@ -18,7 +18,7 @@ from .timing import QUICK, DeviceClock, Lane, race
 ROWS, VALUES, RESIDENT, WARPS, STAGES = (64, 128), (64, 128), (1, 2, 4), (4, 8), (1, 2, 3)
 SHAPES = {64: Shape(8, 8, 65536), 128: Shape(4, 16, 16384, 128, 128)}
 FEW = 32  # heads, with which no other algorithm takes the place of the causal kernels
-SHORT = 1024  # tokens, for which one program a head does everything
+SHORT = 1024  # tokens, for which one launch does everything
 FIELDS = ("rows", "values", "resident", "num_warps", "num_stages")
 CHAIN = ("chained_kernel", 64)  # it has a shape of its own, configs.CHAINED
 CHAIN_FIELDS = ("segment", "rows")
@@ -137,6 +137,9 @@ def forget() -> None:
             for thing in list(vars(module).values()):
                 if isinstance(thing, functools._lru_cache_wrapper):
                     thing.cache_clear()
+    from kernels import launch
+
+    launch.forget()
 
 
 def best(rows: list[dict]) -> dict[tuple[str, int], dict]:

@@ -187,8 +187,8 @@ class Recording(TorchDispatchMode):
         elif isinstance(kernel, JITFunction):
             self.steps.append((_compiled, (compiled, programs, constants), places))
         else:
-            dtypes = [None if x is None or x.numel() == 0 else x.dtype for x in tensors]
-            self.steps.append((_interpreted, (kernel, programs, dtypes, constants), places))
+            kinds = [None if x is None or not x.numel() else (x.dtype, _extent(x)) for x in tensors]
+            self.steps.append((_interpreted, (kernel, programs, kinds, constants), places))
 
     def _place(self, x) -> tuple[int, int] | None:
         """Which input or allocation a tensor begins in, and how many bytes from its beginning."""
@@ -326,18 +326,23 @@ def _entry(launcher, before, arguments):
     return launcher, before, False
 
 
-def _interpreted(kernel, programs, dtypes, constants, places):
-    """The same in Triton's interpreter, which asks for tensors."""
+def _interpreted(kernel, programs, kinds, constants, places):
+    """The same in Triton's interpreter, which asks for tensors: of a dtype and so many elements."""
 
-    def tensor(address, dtype):
-        byte = (ctypes.c_char * dtype.itemsize).from_address(address)
-        return torch.frombuffer(byte, dtype=dtype)
+    def tensor(address, dtype, elements):
+        room = (ctypes.c_char * (dtype.itemsize * elements)).from_address(address)
+        return torch.frombuffer(room, dtype=dtype)
 
     def step(stream, addresses):
-        pointers = [
-            None if dtype is None else tensor(addresses[slot] + offset, dtype)
-            for (slot, offset), dtype in zip(places, dtypes, strict=True)
+        tensors = [
+            None if kind is None else tensor(addresses[slot] + offset, *kind)
+            for (slot, offset), kind in zip(places, kinds, strict=True)
         ]
-        kernel[(programs,)](*pointers, *constants)
+        kernel[(programs,)](*tensors, *constants)
 
     return step
+
+
+def _extent(x) -> int:
+    """Elements from the first to the last of a tensor, whatever lies between."""
+    return 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))

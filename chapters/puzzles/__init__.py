@@ -313,8 +313,9 @@ def library_output(q):
     o = torch.empty_like(q)
     tile, parts = configs.plan("output_kernel", q, D, heads, None)
     return lambda: launch(
-        bidirectional.output_kernel, heads * parts, (q, o, state, None), q.stride(), N=N, H=heads,
-        parts=parts, scale=1.0, eps=1e-6, GROUP=1, NORMALIZE=True,
+        bidirectional.output_kernel, heads * parts, (q, o, state, None, None, None), q.stride(),
+        stride_states=0, sums=1, N=N, H=heads, parts=parts, scale=1.0, eps=1e-6,
+        GROUP=1, NORMALIZE=True, HAS_INITIAL=False, KEEP=False,
         **configs.constants(tile, q, D, "elu", None),
     )  # fmt: skip
 
