@@ -43,7 +43,7 @@ def test_figures_and_text_are_printed(printed, site):
     text = " ".join(page.extract_text() for page in reader.pages)
     for words in ("sequence length", "Road map", "Solution to Exercise", "Glossary", "References"):
         assert words in text
-    assert "Show code cell source" not in text
+    assert "Show code" not in text
 
 
 def test_links_are_kept(printed):
