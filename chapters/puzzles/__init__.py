@@ -625,7 +625,7 @@ PUZZLES = {
             most=1.05,
             large=((64, 32768, 64),),
             library=library_output,
-            share=0.6,
+            share=0.5,
         ),
     ),
     "two_maps": Puzzle(
