@@ -288,8 +288,8 @@ def light_boxes(page) -> list[str]:
 def controls(page) -> list[str]:
     """Each state of each select, slider, box and button of the text shows something of its own.
 
-    What a reader is shown is the text and the drawing of the nearest figure or output, and it
-    names what was chosen.
+    What a reader is shown is the text and the drawing of the nearest figure or output. Its words,
+    the alternative text among them, name what was chosen, or at least change with it.
     """
     return page.evaluate(
         "async () => {"
@@ -330,9 +330,16 @@ def controls(page) -> list[str]:
               ?.ariaLabel?.slice(0, 50) ?? name(scope(e))}`;
             if (!label) faults.push(`control without a name: ${where}`);
             if (e.tagName === 'BUTTON') {
-              const before = shown(scope(e));
-              e.click(); await tick();
-              if (shown(scope(e)) === before) faults.push(`nothing happens: ${where}`);
+              const press = async (button) => {
+                const before = shown(scope(e));
+                button.click(); await tick();
+                return shown(scope(e)) !== before;
+              };
+              let live = await press(e);
+              // "Back" has nothing to do until "on" was pressed.
+              for (const other of scope(e).querySelectorAll('button:not(.copybtn)'))
+                if (!live && other !== e && await press(other)) live = await press(e);
+              if (!live) faults.push(`nothing happens: ${where}`);
               continue;
             }
             const first = e.type === 'checkbox' || e.type === 'radio' ? e.checked : e.value;
@@ -346,17 +353,34 @@ def controls(page) -> list[str]:
             }
             if (e.tagName === 'SELECT' && values.length < 2)
               faults.push(`nothing to choose: ${where}`);
-            const states = new Map(), unnamed = [];
-            for (const value of values) {
-              await say(e, value);
-              const state = shown(scope(e));
-              if (states.has(state))
-                faults.push(`${value} shows the same as ${states.get(state)}: ${where}`);
-              states.set(state, value);
-              const word = e.selectedOptions?.[0].innerText.split(/ ?[,:(]/)[0];
-              if (word && !words(scope(e)).includes(word)) unnamed.push(word);
+            // What shows the same as another state, and what no word speaks of.
+            const walk = async () => {
+              const states = new Map(), texts = new Map(), same = [];
+              for (const value of values) {
+                await say(e, value);
+                const [state, text] = [shown(scope(e)), words(scope(e))];
+                const word = e.selectedOptions?.[0].innerText.split(/ ?[,:(]/)[0].toLowerCase();
+                if (states.has(state))
+                  same.push(`${value} shows the same as ${states.get(state)}`);
+                else if (word && !text.toLowerCase().includes(word) && texts.has(text))
+                  same.push(`no word tells ${value} from ${texts.get(text)}`);
+                states.set(state, value);
+                texts.set(text, value);
+              }
+              return same;
+            };
+            let same = await walk();
+            // It may be another switch of the figure that leaves this one nothing to do.
+            for (const other of scope(e).querySelectorAll('select')) {
+              if (!same.length || other === e) continue;
+              const was = other.value;
+              for (const o of other.options) {
+                await say(other, o.value);
+                if (same.length) same = await walk();
+              }
+              await say(other, was);
             }
-            if (unnamed.length) faults.push(`not named when chosen, ${unnamed}: ${where}`);
+            faults.push(...same.map((fault) => `${fault}: ${where}`));
             await say(e, first);
           }
           return faults;

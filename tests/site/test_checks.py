@@ -32,16 +32,21 @@ def write(page, body: str, theme: str = "light") -> None:
     page.set_content(HEAD.format(body=body, theme=theme))
 
 
+DRAWING = '<svg aria-hidden="true"><path d="M0,0"/></svg>'
 SWITCH = (
     '<div class="book-figure"><label>Order <select onchange="{script}">'
     "<option>bidirectional</option><option>causal</option></select></label>"
-    '<p class="said">bidirectional</p></div>'
+    '<p class="said">bidirectional</p>' + DRAWING + "</div>"
 )
 SAYS = "this.closest('.book-figure').querySelector('.said').textContent = "
 RANGE = (
     '<div class="book-figure"><label>Chunk <input type="range" min="0" max="3" value="0" '
     'oninput="{script}"></label><p class="said">0</p></div>'
 )
+
+DRAWS = "this.closest('article').querySelector('path').dataset.d = 'M' + "
+COUNT = "this.parentElement.querySelector('i').textContent"
+BACK = f'<button onclick="{COUNT} = 0">Back</button>'
 
 FAULTS = {
     # check: (a fault, something sound beside it)
@@ -81,8 +86,8 @@ FAULTS = {
     "controls": [
         (SWITCH.format(script=""), SWITCH.format(script=SAYS + "this.value")),
         (
-            SWITCH.format(script=SAYS + "this.value.length"),
-            SWITCH.format(script=SAYS + "this.value"),
+            SWITCH.format(script=DRAWS + "this.value.length + ',0'"),
+            SWITCH.format(script=DRAWS + "this.value.length;" + SAYS + "this.value"),
         ),
         (
             RANGE.format(script=SAYS + "Math.min(2, this.value)"),
@@ -91,6 +96,10 @@ FAULTS = {
         (
             "<div><button>Dead</button></div>",
             "<div><button onclick=\"this.after('pressed')\">Live</button></div>",
+        ),
+        (
+            f"<div>{BACK}<button>Dead</button><i>0</i></div>",
+            f'<div>{BACK}<button onclick="{COUNT} = 1">On</button><i>0</i></div>',
         ),
     ],
     "keyboard": [
