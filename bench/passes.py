@@ -53,7 +53,7 @@ FORWARD = {
         Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",), skips=True),
         Pass(
             "output pass", "causal_output_kernel", ("q", "k", "v"), ("o",),
-            word_writes=("d",), states=("S, z",),
+            states=("S, z",),
         ),
     ),
 }  # fmt: skip
@@ -70,8 +70,8 @@ BACKWARD = {
     True: (
         Pass("state pass", "state_kernel", ("k", "v"), (), states=("→ S, z",), skips=True),
         Pass(
-            "query walk", "causal_backward_query_kernel", ("q", "k", "v", "o", "do"), ("dq",),
-            ("d",), ("g", "r"), ("S, z",),
+            "query walk", "causal_backward_query_kernel", ("q", "k", "v", "do"), ("dq",),
+            (), ("g", "r"), ("S, z",),
         ),
         Pass(
             "weighted state pass", "state_kernel", ("q", "do"), (), ("g", "r"),
@@ -83,6 +83,11 @@ BACKWARD = {
         ),
     ),
 }  # fmt: skip
+
+
+def backward(causal: bool, kept: bool = False) -> tuple[Pass, ...]:
+    """The passes of a backward pass; `kept`: S was kept by the forward pass, not summed again."""
+    return BACKWARD[causal][1:] if kept else BACKWARD[causal]
 
 
 def tensors(passes: tuple[Pass, ...]) -> int:

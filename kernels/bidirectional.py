@@ -77,26 +77,27 @@ def store_tile(pointers, tile, keep, FULL: tl.constexpr):
 def state_kernel(
     k,  # [B, H, N, D]
     v,  # [B, H, N, DV]
-    states,  # [parts, B * H, D * DV + D] float32, `sums` of them written from `first_part` on
-    s_weight,  # [B, H, N] float32: multiplies φ(k) in S; only if WEIGHTED
-    z_weight,  # [B, H, N] float32: multiplies φ(k) in z; only if WEIGHTED
+    states,  # [parts * cuts, B * H, D * DV + D] float32, `sums` written from `first_sum` on
+    weight,  # [B, H, N] float32: multiplies φ(k); only if WEIGHTED
+    z_weight,  # [B, H, N] float32: multiplies φ(k) once more in z; only if WEIGHTED
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
-    stride_states, N, H, parts, first_part, sums,
+    stride_states, N, H, parts, cuts, first_sum, sums,
     D: tl.constexpr, DV: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, WEIGHTED: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S = Σ φ(k) vᵀ and z = Σ φ(k) over one part of the rows of one head."""
+    """S = Σ φ(k) vᵀ and z = Σ φ(k) over one cut of one part of the rows of one head."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
-    part = first_part + tl.program_id(0) // TILES % sums
+    index = first_sum + tl.program_id(0) // TILES % sums
     head = tl.program_id(0) // TILES // sums
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = rows_of(start, end, part, parts, BLOCK_N)
+    first, last = rows_of(start, end, index // cuts, parts, BLOCK_N)
+    first, last = rows_of(first, last, index % cuts, cuts, BLOCK_N)
 
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -118,15 +119,15 @@ def state_kernel(
         fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND)
         if WEIGHTED:
             row = (batch * H + h) * N + rows
-            w_s = tl.load(s_weight + row, rows < last, 0.0)  # [BLOCK_N]
+            b_w = tl.load(weight + row, rows < last, 0.0)  # [BLOCK_N]
             w_z = tl.load(z_weight + row, rows < last, 0.0)  # [BLOCK_N]
+            fk = (fk.to(tl.float32) * b_w[None, :]).to(OPERAND)
             z = tl.dot(fk, w_z[:, None].to(OPERAND), z, input_precision=PRECISION)
-            b_v = b_v.to(tl.float32) * w_s[:, None]
         else:
             z = tl.dot(fk, ones, z, input_precision=PRECISION)
         s = tl.dot(fk, b_v.to(OPERAND), s, input_precision=PRECISION)
 
-    states += part.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
+    states += index.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
     tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
@@ -139,7 +140,7 @@ def combine_kernel(
     states,  # [parts, heads, SIZE] float32; if PREFIX, part i becomes what came before it
     initial,  # [heads, SIZE] float32; only if HAS_INITIAL
     total,  # [heads, SIZE] float32, written unless PREFIX
-    stride_states, parts,
+    stride_states, parts, sums,
     SIZE: tl.constexpr, BLOCK: tl.constexpr,
     HAS_INITIAL: tl.constexpr, PREFIX: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
@@ -153,11 +154,11 @@ def combine_kernel(
         carry = tl.load(initial + offset, keep, 0.0)  # [BLOCK]
     else:
         carry = tl.zeros([BLOCK], dtype=tl.float32)
-    for i in tl.range(0, parts, num_stages=4):
+    for i in tl.range(0, parts, num_stages=8):
         part = parts - 1 - i if REVERSE else i
         here = states + part.to(tl.int64) * stride_states + offset
-        if PREFIX:  # nothing comes after the last part, and its sum was not computed
-            state = tl.load(here, keep & (i < parts - 1), 0.0)  # [BLOCK]
+        if PREFIX:  # nothing comes after the last ones, and their sums were not computed
+            state = tl.load(here, keep & (i < sums), 0.0)  # [BLOCK]
             tl.store(here, carry, keep)
         else:
             state = tl.load(here, keep, 0.0)  # [BLOCK]
@@ -375,19 +376,21 @@ def backward_key_kernel(
     # [backward-key-kernel:end]
 
 
-def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, skip=None):
-    """Runs `state_kernel`: states [parts, S, H, D * Dv + D] float32 of k [B, H, N, D] and v.
+def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, skip=None, cuts=1):
+    """Runs `state_kernel`: states [parts * cuts, S, H, D * Dv + D] float32 of k [B, H, N, D] and v.
 
-    `skip` is "first" or "last": the part whose sum nobody needs.
+    `skip` is "first" or "last": the part whose sums nobody needs.
     """
     DV = v.shape[-1]
-    parts, S, H, _ = states.shape
-    sums = parts - (skip is not None)
+    sums, S, H, _ = states.shape
+    parts = sums // cuts
+    if skip:
+        sums -= cuts
     launch(
         state_kernel, S * H * sums * configs.cdiv(DV, tile.values),
         (k, v, states, *(weights or (None, None)), cu_seqlens), (*k.stride(), *v.stride()),
         stride_states=states.stride(0), N=k.shape[2], H=H,
-        parts=parts, first_part=int(skip == "first"), sums=sums,
+        parts=parts, cuts=cuts, first_sum=cuts if skip == "first" else 0, sums=sums,
         WEIGHTED=weights is not None,
         **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
@@ -402,17 +405,17 @@ def combine(states, initial=None):
     return total
 
 
-def launch_combine(states, initial, total=None, *, reverse=False):
+def launch_combine(states, initial, total=None, *, reverse=False, missing=1):
     """Runs `combine_kernel`; without `total`, states[i] becomes the sum of all that came before it.
 
     states [parts, S, H, SIZE], initial and total [S, H, SIZE] float32. With `reverse`, what comes
-    after counts as before.
+    after counts as before. Without `total` the last `missing` of the states are not read.
     """
     parts, S, H, SIZE = states.shape
     BLOCK = 256
     launch(
         combine_kernel, S * H * configs.cdiv(SIZE, BLOCK), (states, initial, total),
-        stride_states=states.stride(0), parts=parts,
+        stride_states=states.stride(0), parts=parts, sums=parts - missing,
         SIZE=SIZE, BLOCK=BLOCK,
         HAS_INITIAL=initial is not None, PREFIX=total is None, REVERSE=reverse,
         num_warps=2,

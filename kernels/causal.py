@@ -43,7 +43,6 @@ def causal_output_kernel(
     k,  # [B, H // GROUP, N, D]
     v,  # [B, H // GROUP, N, DV]
     o,  # [B, H, N, DV] contiguous, written
-    denominator,  # [B, H, N] float32, written if SAVE
     states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
     total,  # [B * H // GROUP, D * DV + D] float32: state after the last part, written
     cu_seqlens,  # [B + 1] int32; only if PACKED
@@ -54,8 +53,7 @@ def causal_output_kernel(
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
-    HAS_STATE: tl.constexpr, SAVE: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_STATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o for one part of the rows of one head, chunk by chunk."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
@@ -114,9 +112,6 @@ def causal_output_kernel(
             d = tl.dot(ones, weights, d, input_precision=PRECISION)
             d = tl.sum(d, axis=0) + eps  # [BLOCK_N]
             b_ot *= (1.0 / d)[None, :]
-            if SAVE:
-                row = (batch * H + h) * N + rows
-                tl.store(denominator + row, d, (rows < last) & (tile == 0))
         else:
             b_ot *= scale
         store_tile(o + at * DV + offs_ot, b_ot, keep_vt, FULL)
@@ -136,25 +131,23 @@ def causal_backward_query_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
     v,  # [B, H // GROUP, N, DV]
-    o,  # [B, H, N, DV] contiguous
     do,  # [B, H, N, DV]
-    denominator,  # [B, H, N] float32; only if NORMALIZE
     states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
     dq,  # [tiles, B, H, N, D] contiguous, written
-    g,  # [B, H, N] float32, written: what multiplies do
-    r,  # [tiles, B, H, N] float32, written: the gradient of the denominator
+    g,  # [B, H, N] float32, written if NORMALIZE: 1 / d
+    r,  # [tiles, B, H, N] float32, written if NORMALIZE: -do·o
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_ob, stride_oh, stride_on, stride_od,
-    stride_states, stride_dq, stride_r, N, H, parts, scale,
+    stride_states, stride_head, stride_dq, stride_r, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     HAS_STATE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dφ(q_t) = S_t do_t g_t + r_t z_t with g = 1 / d and r = -(do·o) / d.
+    """dφ(q_t) = (S_t do_t + r_t z_t) / d_t with r_t = -do_t·o_t = -φ(q_t)·(S_t do_t) / d_t.
 
     The state is carried transposed, so that no product needs a transposed accumulator.
     """
@@ -173,13 +166,12 @@ def causal_backward_query_kernel(
     q += batch * stride_qb + h.to(tl.int64) * stride_qh
     k += batch * stride_kb + hk * stride_kh
     v += batch * stride_vb + hk * stride_vh
-    o += (batch * H + h) * N * DV
     do += batch * stride_ob + h.to(tl.int64) * stride_oh
     dq += tile.to(tl.int64) * stride_dq + (batch * H + h) * N * D
 
     if HAS_STATE:
         states += part.to(tl.int64) * stride_states
-        states += (head // GROUP).to(tl.int64) * (D * DV + D)
+        states += (head // GROUP).to(tl.int64) * stride_head
         keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
         # [BLOCK_DV, BLOCK_D]
         st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
@@ -187,6 +179,7 @@ def causal_backward_query_kernel(
     else:
         st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
         z = tl.zeros([1, BLOCK_D], dtype=tl.float32)
+    seen = offs_n[:, None] >= offs_n[None, :]  # [query, key]
     ones = tl.full([1, BLOCK_N], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
@@ -201,37 +194,33 @@ def causal_backward_query_kernel(
         # [BLOCK_DV, BLOCK_N]
         b_vt = load_tile(
             v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL
-        )
+        ).to(OPERAND)
         # [BLOCK_N, BLOCK_DV]
         b_do = load_tile(
             do + rows[:, None] * stride_on + offs_dv[None, :] * stride_od, keep_v, FULL
-        )
+        ).to(OPERAND)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
-        # [BLOCK_N, BLOCK_N]: do_t·v_j
-        w = tl.dot(b_do.to(OPERAND), b_vt.to(OPERAND), input_precision=PRECISION)
-        dfq = tl.dot(b_do.to(OPERAND), st.to(OPERAND), input_precision=PRECISION)
+        # S_t do_t = S do_t + Σ_{j ≤ t} (do_t·v_j) φ(k_j)
+        w = tl.dot(b_do, b_vt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        w = tl.where(seen, w, 0.0).to(OPERAND)
+        dfq = tl.dot(b_do, st.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+        dfq = tl.dot(w, fk, dfq, input_precision=PRECISION)
         if NORMALIZE:
-            # [BLOCK_N, BLOCK_DV]
-            b_o = load_tile(o + rows[:, None] * DV + offs_dv[None, :], keep_v, FULL)
-            d = tl.load(denominator + row, rows < last, 1.0)  # [BLOCK_N]
-            b_g = 1.0 / d
-            b_r = -tl.sum(b_do.to(tl.float32) * b_o.to(tl.float32), axis=1) * b_g
-            dfq = dfq * b_g[:, None] + b_r[:, None] * z
-            w = w * b_g[:, None] + b_r[:, None]
+            # z_t of each row: a sum over keys as a matrix product
+            zt = tl.dot(seen.to(OPERAND), fk, input_precision=PRECISION) + z
+            b_g = 1.0 / (tl.sum(fq.to(tl.float32) * zt, axis=1) + eps)  # [BLOCK_N]
+            b_r = -tl.sum(fq.to(tl.float32) * dfq, axis=1) * b_g
+            dfq = (dfq + b_r[:, None] * zt) * b_g[:, None]
             tl.store(g + row, b_g, (rows < last) & (tile == 0))
             tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
+            z = tl.dot(ones, fk, z, input_precision=PRECISION)
         else:
             dfq *= scale
-            w *= scale
-        w = tl.where(offs_n[:, None] >= offs_n[None, :], w, 0.0)
-        dfq = tl.dot(w.to(OPERAND), fk, dfq, input_precision=PRECISION)
         b_dq = phi_backward(fq.to(tl.float32), dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
-        st = tl.dot(b_vt.to(OPERAND), fk, st, input_precision=PRECISION)
-        if NORMALIZE:
-            z = tl.dot(ones, fk, z, input_precision=PRECISION)
+        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
     # [causal-backward-query-kernel:end]
 
 
@@ -242,8 +231,8 @@ def causal_backward_key_kernel(
     k,  # [B, H // GROUP, N, D]
     v,  # [B, H // GROUP, N, DV]
     do,  # [B, H, N, DV]
-    g,  # [B, H, N] float32: what multiplies do; only if NORMALIZE
-    r,  # [B, H, N] float32: the gradient of the denominator; only if NORMALIZE
+    g,  # [B, H, N] float32: 1 / d; only if NORMALIZE
+    r,  # [B, H, N] float32: -do·o; only if NORMALIZE
     dstates,  # [parts, B * H, D * DV + D] float32: dS and dz of what comes after; if HAS_STATE
     dtotal,  # [B * H, D * DV + D] float32: gradient of the initial state, written if FINAL
     dk,  # [tiles, B, H, N, D] contiguous, written
@@ -311,18 +300,19 @@ def causal_backward_key_kernel(
         # [BLOCK_DV, BLOCK_N]
         b_dot = load_tile(
             do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, FULL
-        )
+        ).to(OPERAND)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fkt = tl.trans(fk)  # [BLOCK_D, BLOCK_N]
+        # φ(q) / d stands for φ(q) from here on: do can go to the tensor cores as it was loaded
         if NORMALIZE:
             b_g = tl.load(g + row, rows < last, 0.0)  # [BLOCK_N]
             b_r = tl.load(r + row, (rows < last) & once, 0.0)  # [BLOCK_N]
-            b_dot = (b_dot.to(tl.float32) * b_g[None, :]).to(OPERAND)
+            fq = (fq.to(tl.float32) * b_g[:, None]).to(OPERAND)
         else:
-            b_dot = (b_dot.to(tl.float32) * scale).to(OPERAND)
+            fq = (fq.to(tl.float32) * scale).to(OPERAND)
 
-        # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j g_t + r_t) φ(q_t) + dS v_j + dz
+        # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j + r_t) φ(q_t) / d_t + dS v_j + dz
         w = tl.dot(b_v.to(OPERAND), b_dot, input_precision=PRECISION)  # [j, t]
         if NORMALIZE:
             w += b_r[None, :]
@@ -332,7 +322,7 @@ def causal_backward_key_kernel(
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
 
-        # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j)) g_t do_t + dSᵀ φ(k_j), transposed
+        # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j) / d_t) do_t + dSᵀ φ(k_j), transposed
         p = tl.dot(fq, fkt, input_precision=PRECISION)  # [t, j]
         p = tl.where(offs_n[:, None] >= offs_n[None, :], p, 0.0)
         b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
@@ -358,28 +348,33 @@ def causal_backward_key_kernel(
 def _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens, weights=None):
     """The state before each part, [parts, S, H, SIZE] float32, or None where it is zero.
 
-    With `weights` it is the gradient of the state, and what comes after counts as before.
+    A program of the state pass needs fewer registers than one that writes outputs: more of them
+    fit, and a part is cut once more to have them. With `weights` it is the gradient of the state,
+    and what comes after counts as before.
     """
     if parts == 1:
         return None if initial is None else initial.unsqueeze(0)
     S = k.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
-    size = k.shape[-1] * (v.shape[-1] + 1)
-    states = k.new_empty((parts, S, k.shape[1], size), dtype=torch.float32)
+    H, DV = v.shape[1], v.shape[3]
+    programs = S * H * configs.cdiv(DV, tile.values) * (parts - 1)
+    cuts = configs.cuts(tile, k.device, programs, k.shape[0] * k.shape[2] // (S * parts))
+    size = k.shape[-1] * (DV + 1)
+    states = k.new_empty((parts * cuts, S, H, size), dtype=torch.float32)
     reverse = weights is not None
     launch_state(
         k, v, states, tile, feature_map, cu_seqlens,
-        weights=weights, skip="first" if reverse else "last",
+        weights=weights, skip="first" if reverse else "last", cuts=cuts,
     )  # fmt: skip
-    launch_combine(states, initial, reverse=reverse)
-    return states
+    launch_combine(states, initial, reverse=reverse, missing=cuts)
+    return states[cuts - 1 :: cuts] if reverse else states[::cuts]
 
 
 def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, save):
-    """o, the state after the last token, and what the backward pass wants to keep.
+    """o, the state after the last token, and states that spare the backward pass a state pass.
 
     q [B, H, N, D], k [B, Hk, N, D], v [B, Hk, N, Dv], any strides; initial [S, Hk, D * Dv + D]
-    float32 or None. Returns o [B, H, N, Dv], state [S, Hk, D * Dv + D], denominator [B, H, N]
-    float32 (None unless `save` and `normalize`), states before each part (None: zero).
+    float32 or None. Returns o [B, H, N, Dv], state [S, Hk, D * Dv + D] and `kept`: None, or with
+    `save`, where it costs little, what came before every so many tokens, see `kept_shape`.
     """
     B, H, N, D = q.shape
     Hk, DV = v.shape[1], v.shape[3]
@@ -389,27 +384,42 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
     tile, parts = configs.plan("causal_output_kernel", q, DV, S * H, cu_seqlens)
     states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
     o = q.new_empty((B, H, N, DV))
-    save = save and normalize
-    denominator = q.new_empty((B, H, N), dtype=torch.float32) if save else None
     total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32)
     launch(
         causal_output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
-        (q, k, v, o, denominator, states, total, cu_seqlens),
+        (q, k, v, o, states, total, cu_seqlens),
         (*q.stride(), *k.stride(), *v.stride()),
         stride_states=0 if states is None else states.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
-        HAS_STATE=states is not None, SAVE=save,
+        HAS_STATE=states is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    return o, total, denominator
+    return o, total, None
+
+
+def kept_shape(q, k, v, cu_seqlens, save):
+    """The shape of `kept`, which `forward` returns: [B, Hk, ·, D * Dv + D], or none."""
+    if not save or cu_seqlens is not None or not configs.chained_is_faster(q, k, v):
+        return (0,)
+    B, Hk, N, D = k.shape
+    every = configs.CHAINED.kept * configs.CHAINED.segment
+    return B, Hk, configs.cdiv(N, every), D * (v.shape[3] + 1)
+
+
+def _kept_before(kept, N, parts):
+    """The state before each part, [parts, B, Hk, SIZE], or None where `kept` has not all."""
+    every = configs.CHAINED.kept * configs.CHAINED.segment
+    if kept is None or kept.ndim != 4 or N % (parts * every):
+        return None
+    return kept.permute(2, 0, 1, 3)[:: N // (parts * every)]
 
 
 def backward(
-    q, k, v, o, initial, denominator, do, dstate, cu_seqlens, feature_map, normalize, scale
+    q, k, v, initial, kept, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
 ):  # fmt: skip
     """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
 
-    o and denominator are what `forward` returned, do [B, H, N, Dv] has any strides, dstate
+    kept is what `forward` returned, do [B, H, N, Dv] has any strides, dstate
     [S, Hk, D * Dv + D] is the gradient of the returned state or None.
     """
     B, H, N, D = q.shape
@@ -420,16 +430,19 @@ def backward(
 
     tile, parts = configs.plan("causal_backward_query_kernel", q, DV, S * H, cu_seqlens)
     tiles = configs.cdiv(DV, tile.values)
-    states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
+    states = _kept_before(kept, N, parts)
+    if states is None:
+        states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
     dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
     g = q.new_empty((B, H, N), dtype=torch.float32)
     r = q.new_empty((tiles, B, H, N), dtype=torch.float32)
     launch(
         causal_backward_query_kernel, S * H * parts * tiles,
-        (q, k, v, o, do, denominator, states, dq, g, r, cu_seqlens), strides,
+        (q, k, v, do, states, dq, g, r, cu_seqlens), strides,
         stride_states=0 if states is None else states.stride(0),
+        stride_head=0 if states is None else states.stride(2),
         stride_dq=dq.stride(0), stride_r=r.stride(0),
-        N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
+        N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=GROUP, NORMALIZE=normalize,
         HAS_STATE=states is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip

@@ -35,7 +35,7 @@ def chained_kernel(
     k,  # [B, H // GROUP, N, D], each head contiguous
     v,  # [B, H // GROUP, N, DV], each head contiguous
     o,  # [B, H, N, DV] contiguous, written
-    denominator,  # [B, H, N] float32, written if SAVE
+    kept,  # [B * H // GROUP, cdiv(segments, KEPT), D * DV + D] float32, written if SAVE
     initial,  # [B * H // GROUP, D * DV + D] float32; only if HAS_STATE
     total,  # [B * H // GROUP, D * DV + D] float32: state after the last row, written
     slots,  # [2, B * H, D * DV + D] float32: states on their way
@@ -43,7 +43,7 @@ def chained_kernel(
     stride_qb, stride_qh, stride_kb, stride_kh, stride_vb, stride_vh,
     N, H, heads, segments, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_N: tl.constexpr, SEGMENT: tl.constexpr,
+    BLOCK_N: tl.constexpr, SEGMENT: tl.constexpr, KEPT: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, HAS_STATE: tl.constexpr,
     SAVE: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -109,6 +109,12 @@ def chained_kernel(
         tl.store(after + offs_s, s_before + s)
         tl.store(after + offs_z, z_before + z)
 
+    if SAVE:
+        if (segment % KEPT == 0) & (h % GROUP == 0):
+            kept += (head // GROUP * tl.cdiv(segments, KEPT) + segment // KEPT).to(tl.int64) * SIZE
+            tl.store(kept + offs_s, s_before)
+            tl.store(kept + offs_z, z_before)
+
     s = s_before
     z = z_before
     for n in tl.range(0, rows, BLOCK_N, num_stages=2):
@@ -127,8 +133,6 @@ def chained_kernel(
             d = tl.sum(tl.dot(fq, z.to(OPERAND), input_precision=PRECISION), axis=1)  # [BLOCK_N]
             d += tl.sum(weights, axis=1) + eps
             b_o *= (1.0 / d)[:, None]
-            if SAVE:
-                tl.store(denominator + (batch * H + h) * N + first + n + offs_n, d)
         else:
             b_o *= scale
         tl.store(o + n * DV + offs_v, b_o.to(o.dtype.element_ty))
@@ -143,18 +147,19 @@ def forward(q, k, v, initial, feature_map, normalize, scale, eps, save):
     Hk, DV = v.shape[1], v.shape[3]
     segments = configs.cdiv(N, configs.CHAINED.segment)
     o = q.new_empty((B, H, N, DV))
-    save = save and normalize
-    denominator = q.new_empty((B, H, N), dtype=torch.float32) if save else None
+    count = configs.cdiv(segments, configs.CHAINED.kept)
+    kept = q.new_empty((B, Hk, count, D * DV + D), dtype=torch.float32) if save else None
     total = q.new_empty((B, Hk, D * DV + D), dtype=torch.float32)
     slots = q.new_empty((2, B * H, D * DV + D), dtype=torch.float32)
     tickets = q.new_zeros((1 + B * H,), dtype=torch.int32)
     launch(
         chained_kernel, B * H * segments,
-        (q, k, v, o, denominator, initial, total, slots, tickets),
+        (q, k, v, o, kept, initial, total, slots, tickets),
         (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
         N=N, H=H, heads=B * H, segments=segments, scale=scale, eps=eps,
-        D=D, DV=DV, GROUP=H // Hk, BLOCK_N=configs.CHAINED.rows, SEGMENT=configs.CHAINED.segment,
+        D=D, DV=DV, GROUP=H // Hk,
+        BLOCK_N=configs.CHAINED.rows, SEGMENT=configs.CHAINED.segment, KEPT=configs.CHAINED.kept,
         FEATURE_MAP=feature_map, NORMALIZE=normalize, HAS_STATE=initial is not None, SAVE=save,
         **configs.OPERANDS[q.dtype], **configs.CHAINED.options(q.device),
     )  # fmt: skip
-    return o, total, denominator
+    return o, total, kept

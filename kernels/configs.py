@@ -47,8 +47,8 @@ HOPPER = {
     ("backward_query_kernel", 128): (64, 128, 1, 8, 3),
     ("backward_key_kernel", 128): (64, 128, 1, 8, 3),
     ("causal_output_kernel", 128): (64, 128, 1, 8, 3),
-    ("causal_backward_query_kernel", 128): (64, 128, 1, 8, 2),
-    ("causal_backward_key_kernel", 128): (64, 128, 1, 8, 2),
+    ("causal_backward_query_kernel", 128): (32, 128, 1, 8, 3),
+    ("causal_backward_key_kernel", 128): (32, 128, 1, 8, 3),
 }
 
 
@@ -58,6 +58,7 @@ class Chained(NamedTuple):
     segment: int  # rows of one link of the chain
     rows: int  # rows of one step of its loops
     fewest: int  # heads from which the links are not what it waits for
+    kept: int  # segments from one state that is kept for the backward pass to the next
 
     def options(self, device: torch.device) -> dict:
         """How it is compiled: three programs to a multiprocessor; the interpreter has no choice."""
@@ -65,7 +66,7 @@ class Chained(NamedTuple):
         return {"num_warps": 4, "maxnreg": 168} if arch else {}
 
 
-CHAINED = Chained(segment=256, rows=64, fewest=48)
+CHAINED = Chained(segment=256, rows=64, fewest=48, kept=8)
 
 # Up to this many tokens there is one program for each head, and so one launch: issuing more takes
 # the host longer than the GPU needs to run them.
@@ -193,6 +194,17 @@ def short_plan(q, DV):
     shape = tile("short_kernel", D, DV, q.dtype, arch)
     wanted = multiprocessors * shape.resident // (B * H * cdiv(DV, shape.values))
     return shape, max(1, min(wanted, cdiv(N, shape.rows)))
+
+
+def cuts(tile: Tile, device: torch.device, programs: int, rows: int) -> int:
+    """Into how many cuts the state pass of `causal.py` divides each part.
+
+    One cut makes `programs` of `rows` each; wanted are half as many again as the tile's own kernel
+    has at a time, but none shorter than four blocks.
+    """
+    _, multiprocessors = hardware(device)
+    wanted = 3 * multiprocessors * tile.resident // 2 // programs
+    return max(1, min(wanted, rows // (4 * tile.rows)))
 
 
 @functools.cache

@@ -270,7 +270,7 @@ def _device_of(x):
 def _attend(
     q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, keep
 ):  # fmt: skip
-    """o, the state and the denominator; the state is None unless `keep` or autograd wants it.
+    """o, the state and what is kept; the state is None unless `keep` or autograd wants it.
 
     Runs the kernels through the registered operator only where PyTorch has to see it, since its
     dispatch takes longer than the kernels of a short sequence."""
@@ -311,20 +311,20 @@ def _run_forward(
     arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
     with _device_of(q):
         if cu_seqlens is None and max(q.shape[2], k.shape[2]) <= configs.SHORT:
-            return short.forward(
-                q, k, v, initial, is_causal, feature_map, normalize, scale, eps, save, keep
-            )
+            return *short.forward(
+                q, k, v, initial, is_causal, feature_map, normalize, scale, eps, keep
+            ), None
         if is_causal:
             return causal.forward(*arguments, save)
         return *bidirectional.forward(*arguments, keep), None
 
 
 def _backward(*arguments):
-    return replayed(_run_backward, arguments[:10], arguments[10:])
+    return replayed(_run_backward, arguments[:9], arguments[9:])
 
 
 def _run_backward(
-    q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+    q, k, v, initial, cu_seqlens, state, kept, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
     if dstate is not None:  # autograd hands over any strides, the kernels count on these
@@ -332,8 +332,8 @@ def _run_backward(
     with _device_of(q):
         if is_causal:
             return causal.backward(
-                q, k, v, o, initial, denominator, do, dstate,
-                cu_seqlens, feature_map, normalize, scale,
+                q, k, v, initial, kept, do, dstate,
+                cu_seqlens, feature_map, normalize, scale, eps,
             )  # fmt: skip
         return bidirectional.backward(
             q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
@@ -354,16 +354,13 @@ def forward(
     eps: float,
     save: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, denominator [B, H, N] float32.
-
-    The denominator is empty unless `save`, `normalize` and `is_causal`.
-    """
-    o, state, denominator = _forward(
+    """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, and what `causal.forward` keeps."""
+    o, state, kept = _forward(
         q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save
     )
-    if denominator is None:
-        denominator = q.new_empty(0, dtype=torch.float32)
-    return o, state, denominator
+    if kept is None:
+        kept = q.new_empty(0, dtype=torch.float32)
+    return o, state, kept
 
 
 @forward.register_fake
@@ -371,11 +368,11 @@ def _(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, ep
     B, H, N, D = q.shape
     Hk, Dv = v.shape[1], v.shape[3]
     S = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    saved = (B, H, N) if save and normalize and is_causal else (0,)
+    kept = causal.kept_shape(q, k, v, cu_seqlens, save and is_causal)
     return (
         q.new_empty((B, H, N, Dv)),
         q.new_empty((S, Hk, D * Dv + D), dtype=torch.float32),
-        q.new_empty(saved, dtype=torch.float32),
+        q.new_empty(kept, dtype=torch.float32),
     )
 
 
@@ -386,9 +383,8 @@ def backward(
     v: torch.Tensor,
     initial: Optional[torch.Tensor],
     cu_seqlens: Optional[torch.Tensor],
-    o: Optional[torch.Tensor],
     state: torch.Tensor,
-    denominator: Optional[torch.Tensor],
+    kept: Optional[torch.Tensor],
     do: torch.Tensor,
     dstate: Optional[torch.Tensor],
     is_causal: bool,
@@ -399,14 +395,14 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq, dk, dv as q, k, v and the gradient of the initial state [S, Hk, D * Dv + D] float32."""
     return _backward(
-        q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+        q, k, v, initial, cu_seqlens, state, kept, do, dstate,
         is_causal, feature_map, normalize, scale, eps,
     )  # fmt: skip
 
 
 @backward.register_fake
 def _(
-    q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate,
+    q, k, v, initial, cu_seqlens, state, kept, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
     return (
@@ -419,21 +415,17 @@ def _(
 
 def _setup_context(ctx, inputs, output):
     q, k, v, initial, cu_seqlens, *ctx.options, _ = inputs
-    o, state, denominator = output
-    is_causal = ctx.options[0]  # then o is read again
-    o = o if is_causal else None
-    ctx.save_for_backward(q, k, v, initial, cu_seqlens, o, state, denominator)
+    _, state, kept = output
+    ctx.save_for_backward(q, k, v, initial, cu_seqlens, state, kept)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(run, ctx, do, dstate):
     """The gradients of all arguments of `forward`; `run` is `_backward` or its operator."""
-    q, k, v, initial, cu_seqlens, o, state, denominator = ctx.saved_tensors
+    q, k, v, initial, cu_seqlens, state, kept = ctx.saved_tensors
     if do is None:
         do = q.new_zeros(()).expand(*q.shape[:-1], v.shape[-1])
-    dq, dk, dv, dinitial = run(
-        q, k, v, initial, cu_seqlens, o, state, denominator, do, dstate, *ctx.options
-    )
+    dq, dk, dv, dinitial = run(q, k, v, initial, cu_seqlens, state, kept, do, dstate, *ctx.options)
     return dq, dk, dv, None if initial is None else dinitial, *(None,) * 7
 
 
@@ -505,4 +497,4 @@ class _Attention(torch.autograd.Function):
 
 
 _Attention.vmap = _mapped(_Attention, 5)
-_Gradient.vmap = _mapped(_Gradient, 10)
+_Gradient.vmap = _mapped(_Gradient, 9)

@@ -24,7 +24,6 @@ def short_kernel(
     k,  # [B, H // GROUP, M, D]
     v,  # [B, H // GROUP, M, DV]
     o,  # [B, H, N, DV] contiguous, written
-    denominator,  # [B, H, N] float32, written if SAVE
     initial,  # [B * H // GROUP, D * DV + D] float32; only if HAS_STATE
     total,  # [B * H // GROUP, D * DV + D] float32: state of all keys, written if KEEP
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -34,7 +33,7 @@ def short_kernel(
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     CAUSAL: tl.constexpr, FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, FULL: tl.constexpr,
-    HAS_STATE: tl.constexpr, SAVE: tl.constexpr, KEEP: tl.constexpr,
+    HAS_STATE: tl.constexpr, KEEP: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """S and z of the keys that come first, then o = φ(q) S / (φ(q)·z + eps) of one part's rows."""
@@ -108,9 +107,6 @@ def short_kernel(
         if NORMALIZE:
             d += eps
             b_o *= 1.0 / d
-            if SAVE:
-                row = (batch * H + h) * N + rows
-                tl.store(denominator + row[:, None], d, (rows[:, None] < last) & (tile == 0))
         else:
             b_o *= scale
         store_tile(o + rows[:, None] * DV + offs_dv[None, :], b_o, keep_o, FULL)
@@ -121,26 +117,21 @@ def short_kernel(
         tl.store(total + offset + offs_z, z, keep_z & once & (tile == 0))
 
 
-def forward(q, k, v, initial, is_causal, feature_map, normalize, scale, eps, save, keep):
-    """o, the state of all keys and the denominator, as `causal.forward`; both orders, not packed.
-
-    The state is None unless `keep`, the denominator unless `save`, `normalize` and `is_causal`.
-    """
+def forward(q, k, v, initial, is_causal, feature_map, normalize, scale, eps, keep):
+    """o and the state of all keys, None unless `keep`; both orders, not packed."""
     B, H, N, D = q.shape
     Hk, M, DV = v.shape[1:]
     tile, parts = configs.short_plan(q, DV)
     o = q.new_empty((B, H, N, DV))
     total = q.new_empty((B, Hk, D * DV + D), dtype=torch.float32) if keep else None
-    save = save and normalize and is_causal
-    denominator = q.new_empty((B, H, N), dtype=torch.float32) if save else None
     constants = dict(configs.constants(tile, q, DV, feature_map, None))
     constants["FULL"] &= M % tile.rows == 0
     del constants["PACKED"]
     launch(
         short_kernel, B * H * parts * configs.cdiv(DV, tile.values),
-        (q, k, v, o, denominator, initial, total), (*q.stride(), *k.stride(), *v.stride()),
+        (q, k, v, o, initial, total), (*q.stride(), *k.stride(), *v.stride()),
         N=N, M=M, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk,
         CAUSAL=is_causal, NORMALIZE=normalize, HAS_STATE=initial is not None,
-        SAVE=save, KEEP=keep, **constants,
+        KEEP=keep, **constants,
     )  # fmt: skip
-    return o, total, denominator
+    return o, total

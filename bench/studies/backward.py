@@ -258,6 +258,7 @@ def kernels_alone(watch: Watch, B: int, causal: bool):
         if fact["share"] < 0.001:
             continue
         known = passes.of_kernel(fact["kernel"], causal)
+        known = known[-max(1, round(fact["launches"])) :]  # without the state pass that was spared
         moved = passes.moved(known, shape, parts) or None
         rows.append(
             {

@@ -38,7 +38,7 @@ def test_the_flow_says_how_often_a_tensor_moves():
     flow = figures.flow()
     assert flow.texts["bidirectional"]["o"] == "Bidirectional: o is written once forward."
     assert "read once forward; read 3 times backward" in flow.texts["causal"]["q"]
-    assert "7" in flow.texts["bidirectional"]["all"] and "16" in flow.alt
+    assert "7" in flow.texts["bidirectional"]["all"] and "15" in flow.alt
     shown = re.search(r'<script type="application/json">(.*?)</script>', flow._repr_html_(), re.S)
     assert json.loads(shown.group(1)) == flow.texts
     assert repr(flow) == flow.alt

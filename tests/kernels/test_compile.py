@@ -58,11 +58,11 @@ forward = {**options, "eps": 1e-6, "initial": state}
 o, after = bidirectional.forward(q, k, v, **forward)
 bidirectional.backward(q, k, v, after, o, state, **options, eps=1e-6)
 for is_causal in (False, True):
-    short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True, True)
+    short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True)
 if arch == 90 and D == Dv == 64:
     chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
-o, _, denominator = causal.forward(q, k, v, **forward, save=True)
-causal.backward(q, k, v, o, state, denominator, o, state, **options)
+o, _, kept = causal.forward(q, k, v, **forward, save=True)
+causal.backward(q, k, v, state, kept, o, state, **options, eps=1e-6)
 decode.step(
     q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
     "elu", True, 1.0, 1e-6,

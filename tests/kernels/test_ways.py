@@ -5,6 +5,8 @@ import torch
 from oracle import DEVICE, ON_GPU
 
 from kernels import LinearAttentionState, chained, configs, linear_attention, reference, short
+from kernels import causal as two_passes
+from kernels.launch import forget
 
 BFLOAT16 = torch.bfloat16
 HOPPER = ON_GPU and torch.cuda.get_device_capability() == (9, 0)
@@ -69,28 +71,16 @@ def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed
     N = M if causal else N
     q, k, v = inputs(H, Hk, N, M, D, DV, transposed=transposed)
     state = some_state(1, Hk, D, DV) if with_state else None
-    o, after, d = short.forward(
-        q, k, v, flat(state), causal, "elu", normalize, 0.5, 1e-6, True, True
-    )
+    o, after = short.forward(q, k, v, flat(state), causal, "elu", normalize, 0.5, 1e-6, True)
     o_true, after_true = truth(q, k, v, state, causal=causal, normalize=normalize, scale=0.5)
     assert error(o, o_true) < 1e-5
     assert error(after, after_true) < 1e-5
-    assert (d is not None) == (causal and normalize)
-    if d is not None:
-        assert error(d, denominators(q, k, state)) < 1e-5
-
-
-def denominators(q, k, state):
-    """φ(q)·z + eps of a causal call, in float64."""
-    fq, fk = (reference.FEATURE_MAPS["elu"](x.double()) for x in (q, k))
-    z = fk.cumsum(2) + (0 if state is None else state.z[:, :, None])
-    return (fq * z.repeat_interleave(q.shape[1] // k.shape[1], 1)).sum(-1) + 1e-6
 
 
 @pytest.mark.parametrize("feature_map", ["relu", "exp", "softmax", "identity"])
 def test_a_short_sequence_with_every_feature_map(feature_map):
     q, k, v = inputs(2, 2, 40, 24, 24, 16)
-    o, *_ = short.forward(q, k, v, None, False, feature_map, False, 0.5, 1e-6, False, False)
+    o, *_ = short.forward(q, k, v, None, False, feature_map, False, 0.5, 1e-6, False)
     o_true, _ = truth(q, k, v, None, feature_map=feature_map, normalize=False, scale=0.5)
     assert error(o, o_true) < 1e-5
 
@@ -102,13 +92,65 @@ def test_a_chain_of_segments(shape, normalize, with_state):
     H, Hk, N, D = shape
     q, k, v = inputs(H, Hk, N, N, D, D, B=2)
     state = some_state(2, Hk, D, D) if with_state else None
-    o, after, d = chained.forward(q, k, v, flat(state), "elu", normalize, 0.5, 1e-6, True)
+    o, after, kept = chained.forward(q, k, v, flat(state), "elu", normalize, 0.5, 1e-6, True)
     o_true, after_true = truth(q, k, v, state, causal=True, normalize=normalize, scale=0.5)
     assert error(o, o_true) < 1e-5
     assert error(after, after_true) < 1e-5
-    assert (d is not None) == normalize
-    if normalize:
-        assert error(d, denominators(q, k, state)) < 1e-5
+    every = configs.CHAINED.segment * configs.CHAINED.kept
+    assert kept.shape == (2, Hk, configs.cdiv(N, every), D * D + D)
+    for i in range(kept.shape[2]):
+        seen = [x[:, :, : i * every] for x in (q, k, v)]
+        if i or state:
+            before = truth(*seen, state, causal=True)[1] if i else flat(state).double()
+            assert error(kept[:, :, i], before) < 1e-5
+        else:
+            assert not kept[:, :, 0].any()
+
+
+@pytest.mark.parametrize("N", [512, 480])  # a part begins at a state that was kept, or not
+@pytest.mark.parametrize("with_state", [False, True])
+def test_states_that_were_kept_spare_a_pass(N, with_state, monkeypatch):
+    H, Hk, D = 4, 2, 16
+    q, k, v = (x.requires_grad_() for x in inputs(H, Hk, N, N, D, D, B=2))
+    state = some_state(2, Hk, D, D) if with_state else None
+    do = torch.randn_like(q)
+
+    def gradients():
+        o = linear_attention(q, k, v, causal=True, initial_state=state, enable_gqa=True)
+        return torch.autograd.grad(o, (q, k, v), do)
+
+    want = gradients()
+    monkeypatch.setattr(configs, "chained_is_faster", lambda q, k, v: True)
+    monkeypatch.setattr(configs, "CHAINED", configs.Chained(32, 16, 1, kept=2))
+    passes, launch_state = [], two_passes.launch_state
+
+    def seen(*x, **named):
+        passes.append(named["skip"])
+        launch_state(*x, **named)
+
+    monkeypatch.setattr(two_passes, "launch_state", seen)
+    forget()
+    got = gradients()
+    forget()
+    assert passes == (["first"] if N == 512 else ["last", "first"])
+    for x, y in zip(got, want, strict=True):
+        assert error(x, y.double()) < 1e-5
+
+
+@pytest.mark.parametrize("cuts", [2, 3, 7])
+def test_parts_of_several_cuts(cuts, monkeypatch):
+    q, k, v = (x.requires_grad_() for x in inputs(2, 1, 700, 700, 16, 24))
+
+    def run():
+        forget()
+        o = linear_attention(q, k, v, causal=True, enable_gqa=True)
+        return o, *torch.autograd.grad(o, (q, k, v), torch.ones_like(o))
+
+    monkeypatch.setattr(configs, "cuts", lambda *_: 1)
+    want = run()
+    monkeypatch.setattr(configs, "cuts", lambda *_: cuts)
+    for x, y in zip(run(), want, strict=True):
+        assert error(x, y.double()) < 1e-5
 
 
 @pytest.mark.parametrize("causal", [False, True])
