@@ -331,7 +331,7 @@ class Explorer:
 
         def slider(name, label, low, high, value, step, text):
             return (
-                f'<label><span>{html.escape(label)}: <output data-shown="{name}">{text}</output>'
+                f'<label><span>{html.escape(label)}: <span data-shown="{name}">{text}</span>'
                 f'</span> <input type="range" data-control="{name}" min="{low}" max="{high}" '
                 f'value="{value}" step="{step}" autocomplete="off"></label>'
             )

@@ -41,7 +41,7 @@ if (!window.bookSwitch) {
   window.bookSwitch = true;
   document.addEventListener("change", (event) => {
     const figure = event.target.closest(".book-figure");
-    if (!figure || !event.target.matches(".book-switch select")) return;
+    if (!figure || !event.target.matches(".book-switch select:not([data-control])")) return;
     const plot = figure.querySelector(".book-plotly");
     const choice = [...figure.querySelectorAll(".book-switch select")].map((s) => s.value);
     const fits = (t) => t.meta.every((m, i) => m === null || String(m) === choice[i]);
