@@ -435,7 +435,7 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, ke
     states = k.new_empty((parts, S, Hk, D * DV + D), dtype=torch.float32)
     launch_state(k, v, states, tile, feature_map, cu_seqlens)
     total = None
-    if parts > configs.FEW:  # so many that each should be read once only
+    if parts * D * DV > configs.FEW and parts > 1:  # so many that each should be read once only
         total = combine(states, initial)
         states, initial, keep_now = total.unsqueeze(0), None, False
     elif parts == 1 and initial is None:

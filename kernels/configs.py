@@ -68,13 +68,14 @@ class Chained(NamedTuple):
 
 CHAINED = Chained(segment=256, rows=64, fewest=48, kept=8)
 
-# Up to this many tokens there is one program for each head, and so one launch: issuing more takes
-# the host longer than the GPU needs to run them.
+# Up to this many tokens there is one launch, because issuing more takes the host longer than the
+# GPU needs to run them. For heads wider than 64, whose states cost more to sum again, fewer.
 SHORT = 1024
 
 
-# Up to this many parts, each program of the output pass adds up their states by itself.
-FEW = 8
+# Up to so many numbers, each program of the output pass adds up the states of all parts by itself:
+# those of eight parts with heads of 64, of two with heads of 128.
+FEW = 8 * 64 * 64
 
 
 def chained_is_faster(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
@@ -179,12 +180,17 @@ def plan(kernel, x, DV, heads, cu_seqlens):
 
     x [B, H, N, D] gives rows, D and dtype; `heads` counts the heads of all sequences. As many
     parts as it takes to give every multiprocessor all the programs it can hold at a time, but
-    none shorter than a block of rows, or two where the parts leave states to be added up.
+    beyond the first few none shorter than four blocks of rows: adding up their states takes longer.
     """
     _, _, N, D = x.shape
     if cu_seqlens is not None:
         N = cdiv(N, cu_seqlens.numel() - 1)
     return _plan(kernel, N, D, DV, x.dtype, heads, *hardware(x.device))
+
+
+def is_short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether `short_kernel` takes q, k, v [B, H, N, D]."""
+    return max(q.shape[2], k.shape[2]) * max(64, q.shape[3], v.shape[3]) <= SHORT * 64
 
 
 def short_plan(q, DV):
@@ -212,5 +218,7 @@ def _plan(kernel, N, D, DV, dtype, heads, arch, multiprocessors):
     shape = tile(kernel, D, DV, dtype, arch)
     programs = heads * cdiv(DV, shape.values)
     wanted = multiprocessors * shape.resident // programs
-    blocks = 1 if kernel in ("output_kernel", "backward_key_kernel") else 2
-    return shape, max(1, min(wanted, cdiv(N, blocks * shape.rows)))
+    few = 16 if kernel == "output_kernel" or kernel.startswith("causal") else 8
+    blocks = 2 if kernel == "output_kernel" else 4
+    most = min(cdiv(N, shape.rows), max(few, cdiv(N, blocks * shape.rows)))
+    return shape, max(1, min(wanted, most))

@@ -279,8 +279,10 @@ def _attend(
     save = _autograd_asks(tensors)
     if torch.compiler.is_compiling() or modes_active() or not _are_plain(tensors):
         return forward(*arguments, save)
-    if save or transforms_active():
+    if transforms_active():
         return _Attention.apply(*arguments, save)
+    if save:
+        return _Eager.apply(*arguments, save)
     return _forward(*arguments, save, keep)
 
 
@@ -310,7 +312,7 @@ def _run_forward(
 ):  # fmt: skip
     arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
     with _device_of(q):
-        if cu_seqlens is None and max(q.shape[2], k.shape[2]) <= configs.SHORT:
+        if cu_seqlens is None and configs.is_short(q, k, v):
             return *short.forward(
                 q, k, v, initial, is_causal, feature_map, normalize, scale, eps, keep
             ), None
@@ -480,7 +482,7 @@ class _Gradient(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """The same as the operator, for eager PyTorch and `torch.func`, at less cost."""
+    """The same as the operator, for `torch.func`."""
 
     forward = staticmethod(_forward)
     setup_context = staticmethod(_setup_context)
@@ -494,6 +496,19 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, *tangents):
         raise NotImplementedError("linear_attention has no forward-mode derivative")
+
+
+class _Eager(_Attention):
+    """The same in eager PyTorch. Where `forward` takes the context, PyTorch need not find out at
+    each call, with `inspect`, which argument is which: that takes longer than to launch."""
+
+    setup_context = staticmethod(torch.autograd.Function.setup_context)
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        output = _forward(*arguments)
+        _setup_context(ctx, arguments, output)
+        return output
 
 
 _Attention.vmap = _mapped(_Attention, 5)
