@@ -118,7 +118,8 @@ def abilities(rows: list[tuple[str, str, str]]) -> list[str]:
         can.append("make book: builds the book, and measures this GPU while it does.")
         can.append("make record: measures this GPU in full.")
     browser = found["Chromium"][0] != "none"
-    can.append(f"make test: {'all tests' if browser else 'all but the tests in a browser'}.")
+    can.append("make test: all tests of the code and the texts.")
+    can.append(f"make test-site, make pdf: {'yes' if browser else 'no, they need Chromium'}.")
     return can
 
 
