@@ -1,0 +1,136 @@
+"""Figures of attention maps: who looks at whom, and a state that fills."""
+
+from . import style, tables
+from .figures import TEMPLATE, Figure, Switch
+from .studies import Study
+from .studies.attention_maps import VIEWS, unpacked
+from .tiny import SOFTMAX
+
+# from nothing, which lets the page through, to the colour of the book's own curve
+SCALE = [[0, "rgba(213, 94, 0, 0)"], [0.5, "rgba(213, 94, 0, 0.55)"], [1, "rgb(213, 94, 0)"]]
+NAMES = {SOFTMAX: "softmax", "elu": "linear, elu + 1", "exp": "linear, exp"}
+
+
+def _heatmap(cells, words: list[str], hover: str, meta: list, visible: bool) -> dict:
+    return {
+        "type": "heatmap",
+        "z": [[round(100 * c / 255) for c in row] for row in cells],
+        "colorscale": SCALE,
+        "zmin": 0,
+        "zmax": 100,
+        "showscale": False,
+        "hovertemplate": hover,
+        "meta": meta,
+        "visible": visible,
+    } | ({"x": [*range(len(words))], "y": [*range(len(words))]} if words else {})
+
+
+def maps(study: Study) -> Figure | tables.Table:
+    """The weights of each head; switches choose task, mixer, head and view."""
+    rows = study.select(kind="map", status="ok")
+    if not rows:
+        return tables.Table(["nothing was measured"], [], study.line)
+    tasks, mixers = (list(dict.fromkeys(r[name] for r in rows)) for name in ("task", "mixer"))
+    heads = list(dict.fromkeys((r["layer"], r["head"]) for r in rows))
+    views = [v for v in VIEWS if any(r["view"] == v for r in rows)]
+    data, alts, numbers = [], {}, {}
+    for r in rows:
+        at = [
+            tasks.index(r["task"]), mixers.index(r["mixer"]),
+            heads.index((r["layer"], r["head"])), views.index(r["view"]),
+        ]  # fmt: skip
+        key = ",".join(map(str, at))
+        words = r["tokens"].split(" ")
+        hover = "query %{y}, key %{x}: %{z} % of the largest weight<extra></extra>"
+        data.append(_heatmap(unpacked(r["map"], r["size"]), words, hover, at, not any(at)))
+        facts = [
+            ["largest weight", style.number(r["largest"])],
+            ["entropy of a query's weights [bits]", style.number(r["entropy_bits"])],
+            ["keys that share a query", style.number(2 ** r["entropy_bits"])],
+            ["effective rank", style.number(r["rank"])],
+        ]
+        said = f"{NAMES.get(r['mixer'], r['mixer'])}, layer {r['layer']} head {r['head']}"
+        numbers[key] = tables.Table(["", "value"], facts, f"{said}, {r['view']}; {study.line}.")
+        alts[key] = (
+            f"Weights of {said} on the task {r['task']}, {r['view']}: a query's weights have an "
+            f"entropy of {style.number(r['entropy_bits'])} bits; effective rank "
+            f"{style.number(r['rank'])} of {r['size']}."
+        )
+    axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "dtick": 4}
+    layout = {
+        "height": 460,
+        "template": TEMPLATE,
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 56},
+        "xaxis": axis | {"title": {"text": "key"}, "constrain": "domain"},
+        "yaxis": axis | {"title": {"text": "query"}, "autorange": "reversed", "scaleanchor": "x"},
+    }
+    switches = [
+        Switch("Task", tasks),
+        Switch("Mixer", [NAMES.get(m, m) for m in mixers]),
+        Switch("Head", [f"layer {layer}, head {head}" for layer, head in heads]),
+        Switch("View", views),
+    ]
+    return Figure(
+        data, layout, alts, switches, numbers, f"{study.line[0].upper()}{study.line[1:]}."
+    )
+
+
+def states(study: Study) -> Figure | tables.Table:
+    """|S| of a head after some tokens; switches choose task, mixer and how many tokens."""
+    rows = study.select(kind="state", status="ok")
+    if not rows:
+        return tables.Table(["nothing was measured"], [], study.line)
+    tasks, mixers, after = (
+        list(dict.fromkeys(r[name] for r in rows)) for name in ("task", "mixer", "after")
+    )
+    largest = {}  # of each model over all its tokens, so that the colours can be compared
+    for r in rows:
+        key = r["task"], r["mixer"]
+        largest[key] = max(largest.get(key, 0.0), r["largest"])
+    data, alts = [], {}
+    for r in rows:
+        at = [tasks.index(r["task"]), mixers.index(r["mixer"]), after.index(r["after"])]
+        scale = r["largest"] / (largest[r["task"], r["mixer"]] or 1.0)
+        cells = [[c * scale for c in row] for row in unpacked(r["map"], r["size"])]
+        hover = "feature %{y}, component %{x}: %{z} % of the largest<extra></extra>"
+        data.append(_heatmap(cells, [], hover, at, not any(at)))
+        alts[",".join(map(str, at))] = (
+            f"|S| of {NAMES.get(r['mixer'], r['mixer'])} on the task {r['task']} after "
+            f"{r['after']} tokens: largest {style.number(r['largest'])}, effective rank "
+            f"{style.number(r['rank'])} of {r['size']}."
+        )
+    axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "dtick": 8}
+    layout = {
+        "height": 400,
+        "template": TEMPLATE,
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 56},
+        "xaxis": axis | {"title": {"text": "component of v"}, "constrain": "domain"},
+        "yaxis": axis
+        | {"title": {"text": "feature of k"}, "autorange": "reversed", "scaleanchor": "x"},
+    }
+    switches = [
+        Switch("Task", tasks),
+        Switch("Mixer", [NAMES.get(m, m) for m in mixers]),
+        Switch("After", [f"{n} {'token' if n == 1 else 'tokens'}" for n in after]),
+    ]
+    return Figure(data, layout, alts, switches, {}, f"{study.line[0].upper()}{study.line[1:]}.")
+
+
+def trained(study: Study) -> tables.Table:
+    """What each model has learned."""
+    rows = []
+    for r in study.select(kind="trained"):
+        if r["status"] != "ok":
+            rows.append([r["task"], NAMES.get(r["mixer"], r["mixer"]), "–", "–", r["reason"]])
+            continue
+        rows.append(
+            [
+                r["task"],
+                NAMES.get(r["mixer"], r["mixer"]),
+                style.number(r["loss_last"]),
+                style.number(100 * r["accuracy"]),
+                style.number(r["seconds"]),
+            ]
+        )
+    columns = ["task", "mixer", "loss [nats]", "right [%]", "trained for [s]"]
+    return tables.Table(columns, rows, f"{study.line}.", words=("mixer",))
