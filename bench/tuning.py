@@ -15,7 +15,7 @@ from .roofline import FORWARD, FORWARD_BACKWARD, Shape
 from .tables import Table
 from .timing import QUICK, DeviceClock, Lane, race
 
-ROWS, VALUES, RESIDENT, WARPS, STAGES = (64, 128), (64, 128), (1, 2, 4), (4, 8), (1, 2, 3)
+ROWS, VALUES, RESIDENT, WARPS, STAGES = (32, 64, 128), (64, 128), (1, 2, 4), (4, 8), (1, 2, 3)
 SHAPES = {64: Shape(8, 8, 65536), 128: Shape(4, 16, 16384, 128, 128)}
 FEW = 32  # heads, with which no other algorithm takes the place of the causal kernels
 SHORT = 1024  # tokens, for which one launch does everything

@@ -199,7 +199,7 @@ def test_a_second_derivative_is_right_or_refused_but_never_silently_zero(precise
         found = second(precise)
     except RuntimeError as refusal:
         # the references are made of differentiable operations
-        assert precise.name == "operator" and "autograd" in str(refusal)
+        assert precise.name == "operator" and "second derivative" in str(refusal)
         return
     expected = second(truth)
     assert torch.linalg.norm(found - expected) < 1e-4 * torch.linalg.norm(expected)
