@@ -272,7 +272,7 @@ def by_kernel(study: Study) -> Figure | None:
         "xaxis": {"title": {"text": "time [ms]"}, "rangemode": "tozero"},
         "yaxis": {"autorange": "reversed"},
     }
-    source = study.line[0].upper() + study.line[1:] + "."
+    source = style.sentence(study.line)
     return Figure(data, layout, alts, [Switch("Shape", options)], numbers, source)
 
 

@@ -5,6 +5,7 @@ import html
 import json
 from dataclasses import dataclass
 
+from . import style
 from .results import Record
 
 
@@ -85,6 +86,6 @@ def claim(
     what is recorded on an H100 and comes out otherwise than expected, and CI fails on warnings.
     """
     held = None if condition is None else bool(condition)
-    source = record.line[0].upper() + record.line[1:] + "."
+    source = style.sentence(record.line)
     gpu = record.provenance.gpu
     return Claim(sentence, held, evidence, source, gpu, record.live, expected)

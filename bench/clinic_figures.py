@@ -2,7 +2,7 @@
 
 from . import style, tables
 from .diagrams import PALETTE
-from .figures import LEGEND, TEMPLATE, Figure, Switch
+from .figures import LEGEND, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 
 NAMES = {
@@ -99,48 +99,33 @@ def timeline(calls: int = 3) -> Figure:
 
 
 def factors(shown: list[Study]) -> Figure | tables.Table:
-    """By how much each wrong measurement misses, a panel for each GPU."""
-    data, alts, numbers, options = [], {}, {}, []
-    for study in shown:
-        rows = {r["case"]: r for r in study.rows if r["status"] == "ok"}
-        cases = [c for c in NAMES if c in rows]
-        if not cases:
-            continue
-        key = len(options)
-        values = [rows[c]["factor"] for c in cases]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                # a stem for each case, from 1 (right) to what was found
-                "x": [x for c in cases for x in (NAMES[c], NAMES[c], None)],
-                "y": [y for v in values for y in (1, v, None)],
-                "name": "right / wrong",
-                "line": {"color": PALETTE[1], "width": 4},
-                "marker": {"color": PALETTE[1], "size": [s for _ in cases for s in (4, 12, 0)]},
-                "hovertemplate": "%{x}: %{y:.3g}<extra></extra>",
-                "meta": [key],
-                "visible": key == 0,
-            }
-        )
-        said = [f"{NAMES[c]} {style.number(v)}" for c, v in zip(cases, values, strict=True)]
-        alts[str(key)] = f"How many times too fast the wrong measurement looks: {', '.join(said)}."
-        body = [
-            [
-                NAMES[c],
-                style.number(rows[c]["wrong_ms"]),
-                style.number(rows[c]["right_ms"]),
-                style.number(rows[c]["factor"]),
-            ]
-            for c in cases
-        ]
-        numbers[str(key)] = tables.Table(
-            ["case", "wrong [ms]", "right [ms]", "times too fast"], body, f"{study.line}."
-        )
-        options.append(study.provenance.gpu.removeprefix("NVIDIA "))
-    source = "; ".join(study.line for study in shown)
-    if not data:
-        return tables.Table(["nothing was measured"], [], source)
+    """By how much each wrong measurement misses; a switch chooses the GPU."""
+    return by_gpu(shown, _factors)
+
+
+def _factors(study: Study) -> Figure | None:
+    rows = {r["case"]: r for r in study.rows if r["status"] == "ok"}
+    cases = [c for c in NAMES if c in rows]
+    if not cases:
+        return None
+    values = [rows[c]["factor"] for c in cases]
+    stems = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        # a stem for each case, from 1 (right) to what was found
+        "x": [x for c in cases for x in (NAMES[c], NAMES[c], None)],
+        "y": [y for v in values for y in (1, v, None)],
+        "name": "right / wrong",
+        "line": {"color": PALETTE[1], "width": 4},
+        "marker": {"color": PALETTE[1], "size": [s for _ in cases for s in (4, 12, 0)]},
+        "hovertemplate": "%{x}: %{y:.3g}<extra></extra>",
+        "meta": [],
+    }
+    said = [f"{NAMES[c]} {style.number(v)}" for c, v in zip(cases, values, strict=True)]
+    alt = f"How many times too fast the wrong measurement looks: {', '.join(said)}."
+    columns = ("wrong_ms", "right_ms", "factor")
+    body = [[NAMES[c], *(style.number(rows[c][column]) for column in columns)] for c in cases]
+    head = ["case", "wrong [ms]", "right [ms]", "times too fast"]
     layout = {
         "height": 360,
         "template": TEMPLATE,
@@ -153,6 +138,5 @@ def factors(shown: list[Study]) -> Figure | tables.Table:
             "tickvals": [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100],
         },
     }
-    return Figure(
-        data, layout, alts, [Switch("GPU", options)], numbers, f"{source[0].upper()}{source[1:]}."
-    )
+    source = style.sentence(study.line)
+    return Figure([stems], layout, {"": alt}, [], {"": tables.Table(head, body, source)}, source)

@@ -7,7 +7,7 @@ import html
 
 from . import diagrams, style, tables
 from .diagrams import PALETTE, Curve, Drawing
-from .figures import Figure
+from .figures import Figure, by_gpu
 from .studies import Study
 
 LABELS = {
@@ -128,125 +128,106 @@ def kept(models: dict[str, tuple[int, int, int]], lengths: list[int], memory: fl
     )
 
 
-def token_times(shown: list[Study], column: str = "device_ms") -> Figure:
-    """Time of one token by the length before it: a panel for each GPU and batch."""
-    panels, alts, numbers = {}, [], {}
-    for study in shown:
-        tokens = [r for r in study.select(what="token", status="ok") if r.get(column)]
-        for B in sorted({r["B"] for r in tokens if r["N"]}):
-            rows = [r for r in tokens if r["B"] == B]
-            lengths = sorted({r["N"] for r in rows if r["N"]})
-            drawn, ends, cells = [], [], {n: [style.length(n)] for n in lengths}
-            there = [way for way in LABELS if any(r["way"] == way for r in rows)]
-            for way in there:
-                found = {r["N"]: r[column] for r in rows if r["way"] == way}
-                if None in found:  # a step of the state is as long at every length
-                    found = dict.fromkeys(lengths, found[None])
-                xs = sorted(found)
-                drawn.append(Curve(LABELS[way], xs, [found[n] for n in xs], LOOKS[way]))
-                ends.append(f"{LABELS[way]} {style.number(found[xs[-1]])} ms at {_at(xs[-1])}")
-                for n in lengths:
-                    cells[n].append(style.number(found.get(n)))
-            copies = {r["N"]: r["copy_ms"] for r in rows if r["N"]}
-            xs = sorted(copies)
-            drawn.append(Curve("copy of the cache's bytes", xs, [copies[n] for n in xs], "floor"))
-            key = str(len(panels))
-            panels[_panel(f"B = {B}", study, shown)] = drawn
-            alts.append(f"Time of one token, B = {B}: {'; '.join(ends)}.")
-            numbers[key] = tables.Table(
-                ["N", *(LABELS[w] for w in there)],
-                list(cells.values()),
-                f"Time of one token [ms], B = {B}; {study.line}.",
-            )
-    return _curves(panels, alts, numbers, shown, "tokens so far", "time of one token [ms]", "Batch")
+def token_times(shown: list[Study], column: str = "device_ms") -> Figure | tables.Table:
+    """Time of one token by the length before it; switches choose GPU and batch."""
+    return by_gpu(shown, lambda study: _token_times(study, column))
 
 
-def batches(shown: list[Study]) -> Figure:
+def _token_times(study: Study, column: str) -> Figure:
+    panels, alts, numbers = {}, [], []
+    tokens = [r for r in study.select(what="token", status="ok") if r.get(column)]
+    for B in sorted({r["B"] for r in tokens if r["N"]}):
+        rows = [r for r in tokens if r["B"] == B]
+        lengths = sorted({r["N"] for r in rows if r["N"]})
+        drawn, ends, cells = [], [], {n: [style.length(n)] for n in lengths}
+        there = [way for way in LABELS if any(r["way"] == way for r in rows)]
+        for way in there:
+            found = {r["N"]: r[column] for r in rows if r["way"] == way}
+            if None in found:  # a step of the state is as long at every length
+                found = dict.fromkeys(lengths, found[None])
+            xs = sorted(found)
+            drawn.append(Curve(LABELS[way], xs, [found[n] for n in xs], LOOKS[way]))
+            last = f"{style.number(found[xs[-1]])} ms at N = {style.length(xs[-1])}"
+            ends.append(f"{LABELS[way]} {last}")
+            for n in lengths:
+                cells[n].append(style.number(found.get(n)))
+        copies = {r["N"]: r["copy_ms"] for r in rows if r["N"]}
+        xs = sorted(copies)
+        drawn.append(Curve("copy of the cache's bytes", xs, [copies[n] for n in xs], "floor"))
+        panels[f"B = {B}"] = drawn
+        alts.append(f"Time of one token, B = {B}: {'; '.join(ends)}.")
+        head = ["N", *(LABELS[w] for w in there)]
+        caption = f"Time of one token [ms], B = {B}; {study.line}."
+        numbers.append(tables.Table(head, list(cells.values()), caption))
+    y = "time of one token [ms]"
+    return _curves(study, panels, alts, numbers, x="tokens so far", y=y, switch="Batch")
+
+
+def batches(shown: list[Study]) -> Figure | tables.Table:
     """Time of one step of the state by batch, beside a copy of its bytes."""
-    panels, alts, numbers = {}, [], {}
-    for study in shown:
-        drawn, ends, columns = [], [], {}
-        for way in ("state", "state-eager"):
-            rows = study.select(what="token", way=way, status="ok")
-            if not rows:
-                continue
-            Bs = [r["B"] for r in rows]
-            drawn.append(Curve(LABELS[way], Bs, [r["device_ms"] for r in rows], LOOKS[way]))
-            columns[LABELS[way]] = {r["B"]: r["device_ms"] for r in rows}
-            ends.append(f"{LABELS[way]} {style.number(rows[-1]['device_ms'])} ms at B = {Bs[-1]}")
-            if way == "state":
-                floor = [r["copy_ms"] for r in rows]
-                drawn.append(Curve("copy of the same bytes", Bs, floor, "floor"))
-                columns["copy"] = dict(zip(Bs, floor, strict=True))
-        if not drawn:
+    return by_gpu(shown, _batches)
+
+
+def _batches(study: Study) -> Figure:
+    drawn, ends, columns = [], [], {}
+    for way in ("state", "state-eager"):
+        rows = study.select(what="token", way=way, status="ok")
+        if not rows:
             continue
-        key = str(len(panels))
-        panels[_panel("", study, shown) or "all"] = drawn
-        alts.append(f"Time of one step by batch: {'; '.join(ends)}.")
-        body = [
-            [str(B), *(style.number(columns[c].get(B)) for c in columns)]
-            for B in sorted({B for c in columns.values() for B in c})
-        ]
-        numbers[key] = tables.Table(["B", *columns], body, f"Time of one step [ms]; {study.line}.")
-    return _curves(panels, alts, numbers, shown, "sequences B", "time of one step [ms]", "GPU")
+        Bs = [r["B"] for r in rows]
+        drawn.append(Curve(LABELS[way], Bs, [r["device_ms"] for r in rows], LOOKS[way]))
+        columns[LABELS[way]] = {r["B"]: r["device_ms"] for r in rows}
+        ends.append(f"{LABELS[way]} {style.number(rows[-1]['device_ms'])} ms at B = {Bs[-1]}")
+        if way == "state":
+            floor = [r["copy_ms"] for r in rows]
+            drawn.append(Curve("copy of the same bytes", Bs, floor, "floor"))
+            columns["copy"] = dict(zip(Bs, floor, strict=True))
+    alts = [f"Time of one step by batch: {'; '.join(ends)}."]
+    body = [
+        [str(B), *(style.number(columns[c].get(B)) for c in columns)]
+        for B in sorted({B for c in columns.values() for B in c})
+    ]
+    numbers = [tables.Table(["B", *columns], body, f"Time of one step [ms]; {study.line}.")]
+    panels = {"all": drawn} if drawn else {}
+    return _curves(study, panels, alts, numbers, x="sequences B", y="time of one step [ms]")
 
 
 ERRORS = {"output_error": "output", "z_error": "z", "s_error": "S"}
 
 
-def drifts(shown: list[Study]) -> Figure:
+def drifts(shown: list[Study]) -> Figure | tables.Table:
     """Relative error of a rounded state by the tokens that it has seen."""
-    panels, alts, numbers = {}, [], {}
-    for study in shown:
-        rows = study.select(what="drift", status="ok")
-        for column, name in ERRORS.items() if rows else ():
-            drawn, ends = [], []
-            lengths = sorted({r["N"] for r in rows})
-            cells = {n: [style.length(n)] for n in lengths}
-            there = [to for to in ROUNDINGS if any(r["rounding"] == to for r in rows)]
-            for to in there:
-                found = {r["N"]: r[column] for r in rows if r["rounding"] == to}
-                label = ROUNDING_LABELS.get(to, to)
-                xs = sorted(found)
-                drawn.append(Curve(label, xs, [found[n] for n in xs], ROUNDINGS[to]))
-                ends.append(f"{label} {style.number(found[xs[-1]], 2)}")
-                for n in lengths:
-                    cells[n].append(style.number(found.get(n), 2))
-            key = str(len(panels))
-            panels[_panel(f"of {name}", study, shown)] = drawn
-            alts.append(
-                f"Relative error of {name} after {style.length(lengths[-1])} tokens: "
-                f"{', '.join(ends)}."
-            )
-            heads = [ROUNDING_LABELS.get(to, to) for to in there]
-            caption = f"Relative error of {name}; {study.line}."
-            numbers[key] = tables.Table(["N", *heads], list(cells.values()), caption)
-    return _curves(panels, alts, numbers, shown, "tokens so far", "relative error", "Error")
+    return by_gpu(shown, _drifts)
 
 
-def _at(n) -> str:
-    return f"N = {style.length(n)}"
+def _drifts(study: Study) -> Figure:
+    panels, alts, numbers = {}, [], []
+    rows = study.select(what="drift", status="ok")
+    for column, name in ERRORS.items() if rows else ():
+        drawn, ends = [], []
+        lengths = sorted({r["N"] for r in rows})
+        cells = {n: [style.length(n)] for n in lengths}
+        there = [to for to in ROUNDINGS if any(r["rounding"] == to for r in rows)]
+        for to in there:
+            found = {r["N"]: r[column] for r in rows if r["rounding"] == to}
+            label = ROUNDING_LABELS.get(to, to)
+            xs = sorted(found)
+            drawn.append(Curve(label, xs, [found[n] for n in xs], ROUNDINGS[to]))
+            ends.append(f"{label} {style.number(found[xs[-1]], 2)}")
+            for n in lengths:
+                cells[n].append(style.number(found.get(n), 2))
+        panels[f"of {name}"] = drawn
+        last = style.length(lengths[-1])
+        alts.append(f"Relative error of {name} after {last} tokens: {', '.join(ends)}.")
+        heads = [ROUNDING_LABELS.get(to, to) for to in there]
+        caption = f"Relative error of {name}; {study.line}."
+        numbers.append(tables.Table(["N", *heads], list(cells.values()), caption))
+    y = "relative error"
+    return _curves(study, panels, alts, numbers, x="tokens so far", y=y, switch="Error")
 
 
-def _panel(name: str, study: Study, shown: list[Study]) -> str:
-    """The panel's name, with the GPU's where there are several."""
-    if len(shown) < 2:
-        return name
-    return ", ".join(filter(None, [study.provenance.gpu.removeprefix("NVIDIA "), name]))
-
-
-def _curves(panels, alts, numbers, shown, x, y, switch) -> Figure | tables.Table:
-    if not panels:
-        return tables.Table(["nothing was measured"], [], "; ".join(s.line for s in shown))
-    source = "; ".join(study.line for study in shown)
-    figure = diagrams.curves(
-        panels,
-        x=x,
-        y=y,
-        alts=alts,
-        switch=f"GPU and {switch.lower()}" if len(shown) > 1 and switch != "GPU" else switch,
-        log=True,
-        source=f"{source[0].upper()}{source[1:]}.",
-    )
-    figure.numbers |= numbers
+def _curves(study: Study, panels, alts, numbers, **words) -> Figure:
+    source = style.sentence(study.line)
+    figure = diagrams.curves(panels, alts=alts, log=True, source=source, **words)
+    figure.numbers |= {str(i): table for i, table in enumerate(numbers)}
     return figure

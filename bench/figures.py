@@ -8,9 +8,11 @@ says in `meta` which choice it belongs to, and a change shows the traces that fi
 """
 
 import html
+import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import contenders, style, tables
@@ -150,6 +152,50 @@ def _colab_loader() -> str:
     )
 
 
+def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
+    """The figure that `draw` makes of each study or record, with a switch for the GPU.
+
+    The switches of the single figures keep their place; each has the options that any GPU has. A
+    choice that a GPU lacks draws nothing and says so. A GPU of which `draw` makes no figure, or an
+    empty one, is left out; of one that is left alone the figure is as `draw` made it.
+    """
+    drawn = [(one, draw(one)) for one in measured]
+    drawn = [(one, f) for one, f in drawn if isinstance(f, Figure) and f.data]
+    if not drawn:
+        said = "; ".join(one.line for one in measured) or "nothing is recorded"
+        return tables.Table(["nothing was measured"], [], said)
+    main, first = drawn[0]
+    if len(drawn) == 1:
+        return first
+    switches = [
+        Switch(same[0].name, list(dict.fromkeys(o for s in same for o in s.options)))
+        for same in zip(*(f.switches for _, f in drawn), strict=True)
+    ]
+    data, alts, numbers = [], {}, {}
+    for g, (one, figure) in enumerate(drawn):
+        gpu = one.provenance.gpu
+        at = [
+            [all_.options.index(option) for option in own.options]
+            for all_, own in zip(switches, figure.switches, strict=True)
+        ]
+        for trace in figure.data:
+            own = zip(at, trace["meta"], strict=True) if at else ()
+            meta = [g, *(None if i is None else places[i] for places, i in own)]
+            data.append(trace | {"meta": meta, "visible": not any(meta)})
+        for choice in itertools.product(*(range(len(s.options)) for s in switches)):
+            alts[",".join(map(str, (g, *choice)))] = f"{gpu}: not measured."
+        for texts, own in ((alts, figure.alts), (numbers, figure.numbers)):
+            for key, text in own.items():
+                places = [at[i][int(k)] for i, k in enumerate(key.split(","))] if at else []
+                text = f"{gpu}: {text}" if texts is alts else text
+                texts[",".join(map(str, (g, *places)))] = text
+    lines = [one.line for one, _ in drawn]
+    source = first.provenance.replace(style.sentence(main.line), style.sentence(*lines))
+    layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
+    gpus = Switch("GPU", [one.provenance.gpu for one, _ in drawn])
+    return Figure(data, layout, alts, [gpus, *switches], numbers, source)
+
+
 # ---------------------------------------------------------------- what all figures here share
 
 
@@ -261,9 +307,9 @@ def _figure(records, draw, y_title, *, log_y=True, work_switch=True, table=table
                 first = state.key == states[0].key
                 data.append(_line(name, label, x, y, hover, list(state.key), first))
         numbers[choice] = table(state.record, **state.shape)
-    provenance = "; ".join(r.line for r in records) + "."
     layout = _layout(lengths, y_title, log_y=log_y)
-    return Figure(data, layout, alts, switches, numbers, provenance[0].upper() + provenance[1:])
+    source = style.sentence(*(r.line for r in records))
+    return Figure(data, layout, alts, switches, numbers, source)
 
 
 def _points(state: _State, name: str, value) -> list[tuple]:

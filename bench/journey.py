@@ -428,8 +428,7 @@ class Journey:
 
     @property
     def source(self) -> str:
-        line = self.study.line
-        return f"{line[0].upper()}{line[1:]}."
+        return style.sentence(self.study.line)
 
     def explorer(self) -> Figure:
         """Choose a step: its place under the roofline, and where its time goes."""

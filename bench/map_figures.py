@@ -70,9 +70,7 @@ def maps(study: Study) -> Figure | tables.Table:
         Switch("Head", [f"layer {layer}, head {head}" for layer, head in heads]),
         Switch("View", views),
     ]
-    return Figure(
-        data, layout, alts, switches, numbers, f"{study.line[0].upper()}{study.line[1:]}."
-    )
+    return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
 
 
 def states(study: Study) -> Figure | tables.Table:
@@ -113,7 +111,7 @@ def states(study: Study) -> Figure | tables.Table:
         Switch("Mixer", [NAMES.get(m, m) for m in mixers]),
         Switch("After", [f"{n} {'token' if n == 1 else 'tokens'}" for n in after]),
     ]
-    return Figure(data, layout, alts, switches, {}, f"{study.line[0].upper()}{study.line[1:]}.")
+    return Figure(data, layout, alts, switches, {}, style.sentence(study.line))
 
 
 def trained(study: Study) -> tables.Table:

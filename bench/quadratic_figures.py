@@ -1,12 +1,11 @@
 """Figures of chapter 2: what crosses the memory bus, the walk over tiles, growth until failure."""
 
 import html
-import itertools
 from dataclasses import dataclass
 
 from . import diagrams, style, tables
 from .diagrams import PALETTE, Curve, Drawing
-from .figures import Figure
+from .figures import Figure, by_gpu
 from .roofline import WORKS
 from .studies import Study
 
@@ -137,15 +136,19 @@ def walk(blocks: int = 6, row: int = 2, column: int = 3) -> Drawing:
     return pen.drawing(end + size + 12, below + 66, alt)
 
 
-def growth(shown: list[Study], column: str, y: str, *, unit: float, extra=None) -> Figure:
-    """A column of each study against N, a panel for each kind of work, until each way fails.
+def growth(shown: list[Study], column: str, y: str, *, unit: float, extra=None):
+    """A column of each study against N until each way fails; switches choose GPU and work.
 
     `unit` is what the column is divided by, and `extra(study, work)` gives further curves. A cross
     marks the shortest length at which a way ran out of memory, where its curve would go on.
     """
+    return by_gpu(shown, lambda study: _growth(study, column, y, unit, extra))
+
+
+def _growth(study: Study, column: str, y: str, unit: float, extra) -> Figure:
     panels, marks, alts, numbers = {}, [], [], {}
-    for study, work in itertools.product(shown, WORKS):
-        at, drawn, ends, cells = len(panels), [], [], {}
+    for at, work in enumerate(WORKS):
+        drawn, ends, cells = [], [], {}
         for way in LABELS:
             rows = study.select(what="length", way=way, work=work)
             good = [r for r in rows if r["status"] == "ok"]
@@ -164,23 +167,15 @@ def growth(shown: list[Study], column: str, y: str, *, unit: float, extra=None) 
                 said += f", out of memory at N = {style.length(fails)}"
             ends.append(said)
         name = style.work_name(work)
-        if len(shown) > 1:
-            name = f"{study.provenance.gpu.removeprefix('NVIDIA ')}, {name}"
         panels[name] = drawn + (extra(study, work) if extra else [])
         alts.append(f"{y[0].upper()}{y[1:]} by length, {name}: {'; '.join(ends)}.")
         there = [way for way in LABELS if any(way in c for c in cells.values())]
         body = [[style.length(n), *(cells[n].get(w, "–") for w in there)] for n in sorted(cells)]
         columns = ["N", *(LABELS[w] for w in there)]
         numbers[str(at)] = tables.Table(columns, body, f"{y}, {name}; {study.line}.")
-    source = "; ".join(study.line for study in shown)
+    source = style.sentence(study.line)
     figure = diagrams.curves(
-        panels,
-        x="sequence length N",
-        y=y,
-        alts=alts,
-        switch="Work" if len(shown) == 1 else "GPU and work",
-        log=True,
-        source=f"{source[0].upper()}{source[1:]}.",
+        panels, x="sequence length N", y=y, alts=alts, switch="Work", log=True, source=source
     )
     figure.data.extend(_cross(*mark) for mark in marks)
     figure.numbers |= numbers

@@ -64,6 +64,12 @@ def length(n: int) -> str:
     return f"{n // 1024}K" if n >= 1024 and n % 1024 == 0 else str(n)
 
 
+def sentence(*parts: str) -> str:
+    """Lines of provenance, or other parts, as one sentence: `Recorded on …; recorded on … .`"""
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def order(causal: bool) -> str:
     """`causal` or `bidirectional`."""
     return "causal" if causal else "bidirectional"

@@ -104,5 +104,5 @@ def test_the_longest_that_fits():
     figure.plotly()
     (trace,) = figure.data
     assert trace["y"] == [1024, 2000] and trace["marker"]["symbol"] == ["circle", "circle-open"]
-    assert figure.numbers["0"].rows[1] == ["Eager PyTorch, linear", "24", "2000", "not run"]
+    assert figure.numbers[""].rows[1] == ["Eager PyTorch, linear", "24", "2000", "not run"]
     assert isinstance(allocator_figures.fits([], FORWARD), tables.Table)

@@ -67,9 +67,9 @@ def test_several_gpus_have_panels_of_their_own(draw, study):
     other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"))
     figure = draw([study, other])
     figure.plotly()
-    options = figure.switches[0].options
-    assert len(options) == 2 * len(draw([study]).alts)
-    assert options[0].startswith("Test") and options[-1].startswith("Other")
+    assert figure.switches[0].options == ["NVIDIA Test", "NVIDIA Other"]
+    assert [s.options for s in figure.switches[1:]] == [s.options for s in draw([study]).switches]
+    assert len(figure.alts) == len(figure.numbers) == 2 * len(draw([study]).alts)
     assert "on NVIDIA Test" in figure.provenance and "on NVIDIA Other" in figure.provenance
 
 

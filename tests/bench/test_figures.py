@@ -66,6 +66,54 @@ def test_a_switch_of_one_option_is_hidden(record):
     assert page.count("<label hidden") == 1
 
 
+def one_gpu(record, options, tick="x"):
+    """A figure with a switch and one trace that shows whatever is chosen."""
+    n = len(options)
+    data = [
+        {"type": "scatter", "x": [i], "y": [i], "meta": [i], "visible": not i} for i in range(n)
+    ]
+    data.append({"type": "scatter", "x": [0], "y": [0], "meta": [None], "visible": True})
+    alts = {str(i): f"it shows {o}." for i, o in enumerate(options)}
+    numbers = {str(i): tables.Table(["n"], [[o]]) for i, o in enumerate(options)}
+    switch = figures.Switch("Batch", options)
+    source = f"Made up. {style.sentence(record.line)}"
+    return figures.Figure(data, {"height": 100 * n}, alts, [switch], numbers, source)
+
+
+def test_figures_of_several_gpus_become_one_with_a_switch(record, make_record):
+    other = make_record(gpu="Made-up GPU 2", slug="made-up-gpu-2")
+    options = {record.line: ["B = 8", "B = 1"], other.line: ["B = 1", "B = 4"]}
+    figure = figures.by_gpu([record, other], lambda r: one_gpu(r, options[r.line]))
+    figure.plotly()
+    assert [s.options for s in figure.switches] == [
+        ["Made-up GPU 1", "Made-up GPU 2"],
+        ["B = 8", "B = 1", "B = 4"],
+    ]
+    metas = [[0, 0], [0, 1], [0, None], [1, 1], [1, 2], [1, None]]
+    assert [t["meta"] for t in figure.data] == metas
+    assert [t["visible"] for t in figure.data] == [True, False, True, False, False, False]
+    assert figure.alt == "Made-up GPU 1: it shows B = 8."
+    assert figure.alts["0,2"] == "Made-up GPU 1: not measured."
+    assert figure.alts["1,2"] == "Made-up GPU 2: it shows B = 4."
+    assert {k: t.rows[0][0] for k, t in figure.numbers.items()} == {
+        "0,0": "B = 8", "0,1": "B = 1", "1,1": "B = 1", "1,2": "B = 4",
+    }  # fmt: skip
+    assert figure.layout["height"] == 200
+    assert figure.provenance.startswith("Made up. Recorded on Made-up GPU 1")
+    assert figure.provenance.count("ecorded on") == 2 and "GPU 2" in figure.provenance
+
+
+def test_a_gpu_that_was_not_measured_has_no_place_in_a_switch(record, make_record):
+    other = make_record(gpu="Made-up GPU 2", slug="made-up-gpu-2")
+    alone = one_gpu(other, ["B = 8"])
+    nothing = figures.Figure([], {"height": 1}, {"0": "Not measured."})
+    for missing in (None, nothing, tables.Table(["nothing was measured"], [])):
+        drawn = {record.line: missing, other.line: alone}
+        assert figures.by_gpu([record, other], lambda r, d=drawn: d[r.line]) is alone
+    table = figures.by_gpu([record], lambda r: None)
+    assert table.columns == ["nothing was measured"] and record.line in table.caption
+
+
 def test_time_figure_holds_the_measurements(record):
     figure = figures.time_by_length(record)
     shown = [t for t in figure.data if t["visible"]]

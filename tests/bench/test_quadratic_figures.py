@@ -97,9 +97,10 @@ def test_several_gpus_have_panels_of_their_own(study):
     other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"))
     figure = quadratic_figures.growth([study, other], "peak_bytes", "GiB", unit=2**30)
     figure.plotly()
-    (switch,) = figure.switches
-    works = ("forward", "forward + backward")
-    assert switch.options == [f"{gpu}, {work}" for gpu in ("Test", "Other") for work in works]
-    assert {t["meta"][0] for t in figure.data} == {0, 1, 2, 3}
+    gpus, works = figure.switches
+    assert gpus.options == ["NVIDIA Test", "NVIDIA Other"]
+    assert works.options == ["forward", "forward + backward"]
+    choices = {"0,0", "0,1", "1,0", "1,1"}
+    assert {",".join(map(str, t["meta"])) for t in figure.data} == choices
     assert "on NVIDIA Test" in figure.provenance and "on NVIDIA Other" in figure.provenance
-    assert set(figure.numbers) == {"0", "1", "2", "3"}
+    assert set(figure.numbers) == choices
