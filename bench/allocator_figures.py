@@ -2,8 +2,8 @@
 
 import itertools
 
-from . import contenders, style, tables
-from .diagrams import PALETTE
+from . import chunks, contenders, style, tables
+from .diagrams import PALETTE, Curve, curves
 from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 
@@ -138,3 +138,35 @@ def _fits(study: Study, work: str) -> Figure | None:
     numbers = {"": tables.Table(columns, body, study.line)}
     alts = {"": f"Longest sequence that fits: {'; '.join(said)}."}
     return Figure(data, layout, alts, [], numbers, style.sentence(study.line))
+
+
+def by_chunk(shown: list[Study], D: int) -> Figure | tables.Table:
+    """Peak memory and time of causal linear attention, all chunks at once, by chunk size.
+
+    Of the study `chunk-size`; switches choose the GPU, and memory or time.
+    """
+    return by_gpu(shown, lambda study: _by_chunk(study, D))
+
+
+def _by_chunk(study: Study, D: int) -> Figure | None:
+    rows = sorted(study.select(form="at-once", D=D, status="ok"), key=lambda r: r["chunk"])
+    if not rows:
+        return None
+    sizes = [r["chunk"] for r in rows]
+    tokens = rows[0]["B"] * rows[0]["H"] * rows[0]["N"]
+    counted = [tokens * chunks.cost(D, C).held / MIB for C in sizes]
+    panels = {
+        "memory": [
+            Curve("counted", sizes, counted, "floor"),
+            Curve("measured peak", sizes, [r["peak_MiB"] for r in rows], "eager"),
+        ],
+        "time": [Curve("measured time", sizes, [r["median_ms"] for r in rows], "sdpa-flash")],
+    }
+    alts = []
+    for what, column, unit in (("Peak memory", "peak_MiB", "MiB"), ("Time", "median_ms", "ms")):
+        best = min(rows, key=lambda r: r[column])
+        value = style.number(best[column])
+        alts.append(f"{what} by chunk size: least at C = {best['chunk']}, {value} {unit}.")
+    source = style.sentence(study.line)
+    words = {"x": "chunk size C", "y": "MiB, or ms", "log": True, "source": source}
+    return curves(panels, alts=alts, **words)

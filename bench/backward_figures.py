@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from . import data_sheets, passes, style
 from .diagrams import PALETTE, Drawing
-from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
+from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 from .tables import Table
 
@@ -222,8 +222,12 @@ def predicted_ms(nbytes: int, study: Study) -> float | None:
     return None if sheet is None or nbytes is None else 1e3 * nbytes / sheet.bandwidth
 
 
-def by_kernel(study: Study) -> Figure | None:
+def by_kernel(shown: list[Study]) -> Figure | Table:
     """Each kernel of the library's backward pass: predicted, as a copy, and as it ran."""
+    return by_gpu(shown, _by_kernel)
+
+
+def _by_kernel(study: Study) -> Figure | None:
     found = [r for r in study.select(part="kernel") if r.get("kernel")]
     shapes = sorted({(-r["B"], r["causal"]) for r in found})
     if not shapes:

@@ -6,9 +6,10 @@ They use the format of `bench.figures` and the look of `bench.diagrams`.
 import heapq
 from dataclasses import dataclass
 
-from . import style
-from .diagrams import PALETTE
-from .figures import LEGEND, TEMPLATE, Figure, Switch
+from . import data_sheets, style
+from .diagrams import PALETTE, Axis, Curve, curves
+from .figures import LEGEND, TEMPLATE, Figure, Switch, by_gpu
+from .studies import Study
 from .tables import Table
 from .triton_figures import Grid, grids
 
@@ -208,3 +209,139 @@ def seen(found: dict[str, list[list[float]]], chunk: int, *, source: str = "") -
         alt = f"{name}: {words}; chunks of {chunk}, {len(weights)} tokens."
         panels[f"{name} ({leaks or 'no'} leaks)"] = Grid(text, shade, alt, hover)
     return grids(panels, switch="Kernel", x="key", y="query", source=source, height=430)
+
+
+# ------------------------------------------------------------------------- what was measured
+
+
+def memory(shown: list[Study]) -> Figure | Table:
+    """The most memory that all states at once hold, by length."""
+    return by_gpu(shown, _memory)
+
+
+def segments(shown: list[Study]) -> Figure | Table:
+    """Time of two passes by the segments of a head."""
+    return by_gpu(
+        shown, lambda study: _by_batch(study, "segments", _segments, "segments of a head")
+    )
+
+
+def links(shown: list[Study]) -> Figure | Table:
+    """Time of a chain by the tokens of a segment."""
+    return by_gpu(shown, lambda study: _by_batch(study, "link", _links, "tokens of a segment"))
+
+
+def chunks(shown: list[Study]) -> Figure | Table:
+    """Time of two passes by chunk size, and what it is at least."""
+    more = (
+        "Only the first line is measured with the copy; the others are counted, at the data "
+        "sheet's rate and the highest clock. "
+    )
+    return by_gpu(shown, lambda study: _by_batch(study, "chunk", _chunks, "chunk C", more))
+
+
+def timed(study: Study, part: str, **wanted) -> list[dict]:
+    """The rows of a part of the study that have a time."""
+    return [r for r in study.select(part=part, **wanted) if r.get("median_ms")]
+
+
+def best_warps(study: Study, B: int) -> list[dict]:
+    """The row of each chunk size with the faster number of warps, short chunks first."""
+    rows = sorted(timed(study, "chunk", B=B), key=lambda r: -r["median_ms"])
+    return sorted({r["chunk"]: r for r in rows}.values(), key=lambda r: r["chunk"])
+
+
+def issue_ms(study: Study, row: dict) -> float | None:
+    """What it takes at least to issue the instructions of all turns of both passes."""
+    clock, places = study.provenance.sm_clock_max_mhz, study.provenance.sm_count
+    state = (study.select(part="compiled", kernel="state_kernel") or [{}])[0]
+    if not (row.get("loop") and state.get("loop") and clock and places):
+        return None
+    tokens = row["B"] * row["H"] * row["N"]
+    each = row["loop"] * row["num_warps"] / row["chunk"]
+    each += state["loop"] * state["num_warps"] / 64
+    return tokens * each / (places * 4 * clock * 1e3)
+
+
+def tensor_ms(study: Study, row: dict) -> float | None:
+    """Both passes on the tensor cores at the rate of the data sheet, D = 64."""
+    sheet = data_sheets.of(study.provenance.gpu)
+    tokens = row["B"] * row["H"] * row["N"]
+    flops = 256 * row["chunk"] + 1.5 * 16384  # k and v are summed twice
+    return 1e3 * tokens * flops / sheet.matrix if sheet else None
+
+
+def _memory(study: Study) -> Figure | None:
+    held = timed(study, "cumulative")
+    if not held:
+        return None
+    lengths, gib = [r["N"] for r in held], [r["peak_MiB"] / 1024 for r in held]
+    drawn = [
+        Curve("predicted", lengths, [n / 4096 for n in lengths], "floor", False),
+        Curve("measured", lengths, gib, "book"),
+    ]
+    alt = f"Up to {style.number(gib[-1])} GiB at N = {style.length(lengths[-1])}."
+    y, source = _log_axis("most memory held [GiB]"), style.sentence(study.line)
+    return curves({"all": drawn}, x="N", y=y, log=True, alts=[alt], source=source)
+
+
+def _by_batch(study: Study, part: str, draw, x: str, more: str = "") -> Figure:
+    """`draw(study, rows)` gives the curves of a batch and how its fastest row is called."""
+    panels, alts = {}, []
+    for B in sorted({r["B"] for r in timed(study, part)}, reverse=True):
+        drawn, least, where = draw(study, timed(study, part, B=B))
+        panels[f"B = {B}"] = drawn
+        alts.append(f"B = {B}: the least time is {style.number(least)} ms with {where}.")
+    return curves(
+        panels,
+        x=x,
+        y=_log_axis("time [ms]"),
+        alts=alts,
+        log=True,
+        switch="Batch",
+        source=more + style.sentence(study.line),
+    )
+
+
+def _segments(study: Study, rows: list[dict]):
+    counts = [r["segments"] for r in rows]
+    best = min(rows, key=lambda r: r["median_ms"])
+    drawn = [
+        Curve("segmented", counts, [r["median_ms"] for r in rows], "book"),
+        Curve("copy, times 6/4", counts, [1.5 * r["floor_ms"] for r in rows], "floor", False),
+    ]
+    return drawn, best["median_ms"], f"{best['segments']} segments"
+
+
+def _links(study: Study, rows: list[dict]):
+    tokens = [r["segment"] for r in rows]
+    best = min(rows, key=lambda r: r["median_ms"])
+    each = [r["N"] / 1e3 / r["segment"] for r in rows]  # a microsecond for each link of a head
+    drawn = [
+        Curve("chained", tokens, [r["median_ms"] for r in rows], "book"),
+        Curve("links of 1 µs", tokens, each, "sdpa-flash", False),
+        Curve("copy", tokens, [r["floor_ms"] for r in rows], "floor", False),
+    ]
+    return drawn, best["median_ms"], f"segments of {best['segment']}"
+
+
+def _chunks(study: Study, rows: list[dict]):
+    rows = best_warps(study, rows[0]["B"])
+    best = min(rows, key=lambda r: r["median_ms"])
+    drawn = []
+    for name, value, look in (
+        ("measured", lambda r: r["median_ms"], "book"),
+        ("issuing the instructions", lambda r: issue_ms(study, r), "sdpa-cudnn"),
+        ("tensor cores", lambda r: tensor_ms(study, r), "sdpa-flash"),
+        ("copy, times 6/4", lambda r: 1.5 * r["floor_ms"], "floor"),
+    ):
+        found = {r["chunk"]: value(r) for r in rows if value(r)}
+        if found:
+            drawn.append(Curve(name, [*found], [*found.values()], look, look == "book"))
+    return drawn, best["median_ms"], f"C = {best['chunk']}"
+
+
+def _log_axis(title: str) -> Axis:
+    """A logarithmic axis with marks at 1, 2 and 5 of each decade."""
+    marks = [m * 10.0**e for e in range(-3, 4) for m in (1, 2, 5)]
+    return Axis(title, True, {m: style.number(m) for m in marks})

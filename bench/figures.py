@@ -192,8 +192,13 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
     lines = [one.line for one, _ in drawn]
     source = first.provenance.replace(style.sentence(main.line), style.sentence(*lines))
     layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
-    gpus = Switch("GPU", [one.provenance.gpu for one, _ in drawn])
+    gpus = Switch("GPU", [_name(one) for one, _ in drawn])
     return Figure(data, layout, alts, [gpus, *switches], numbers, source)
+
+
+def _name(measured) -> str:
+    """The GPU of a study or record, as a switch calls it."""
+    return f"{measured.provenance.gpu} ({'live' if measured.live else 'recorded'})"
 
 
 # ---------------------------------------------------------------- what all figures here share
@@ -270,9 +275,8 @@ def _states(records: list[Record], work_switch: bool = True) -> tuple[list[Switc
     batches = sorted({b for r in records for b in r.values("B")}, reverse=True)
     orders = sorted({c for r in records for c in r.values("causal")})
     works = sorted({w for r in records for w in r.values("work")}) if work_switch else [FORWARD]
-    names = [f"{r.provenance.gpu} ({'live' if r.live else 'recorded'})" for r in records]
     switches = [
-        Switch("GPU", names),
+        Switch("GPU", [_name(r) for r in records]),
         Switch("Batch", [f"B = {b}" for b in batches]),
         Switch("Order", [style.order(c) for c in orders]),
     ]

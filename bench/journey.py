@@ -398,7 +398,7 @@ class Journey:
         more = rows * row["programs"] / (row["B"] * row["H"] * row["N"])
         return half * more * sum(time for _, time in waves_of(row["programs"], sms, fit))
 
-    def waves(self) -> Figure:
+    def waves(self) -> Figure | None:
         """The state pass over the number of its programs, measured and predicted."""
         panels, alts = {}, []
         for B in self.batches:
@@ -417,7 +417,7 @@ class Journey:
             ends = ", ".join(f"{p}: {style.number(ms)} ms" for p, ms in zip(x, times, strict=True))
             alts.append(f"Time of the state pass by programs, B = {B}: {ends}.")
         if not panels:
-            return Figure([], {"height": 100, "template": TEMPLATE}, {"0": "Not measured."})
+            return None
         drawn = curves(
             panels, x="programs", y="time [ms]", alts=alts, switch="Batch", source=self.source
         )

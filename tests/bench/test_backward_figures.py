@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bench import backward_figures as figures
-from bench import hardware, passes
+from bench import hardware, passes, tables
 from bench.studies import Study
 
 H100 = hardware.Provenance(
@@ -73,10 +73,11 @@ def test_kernels_are_drawn_beside_their_copy():
         kernel("void at::native::something::very_long_name_of_a_kernel", 0.1, True, None, None),
         {"part": "kernel", "status": "skipped", "B": 1, "causal": False, "reason": "no time"},
     ]
-    figure = figures.by_kernel(Study("backward", H100, rows))
+    figure = figures.by_kernel([Study("backward", H100, rows)])
     first = [t for t in figure.data if t["meta"] == [0]]
     assert [t["name"] for t in first][-1] == "measured"
     assert first[-1]["y"] == ["key pass", "adding parts"] and first[-1]["x"] == [2.0, 0.01]
     assert "key pass 2 ms" in figure.alts["0"]
     assert "both state passes" in figure.alts["1"] and "PyTorch" in figure.alts["1"]
-    assert figures.by_kernel(Study("backward", H100, [{"part": "none"}])) is None
+    nothing = Study("backward", H100, [{"part": "none"}])
+    assert isinstance(figures.by_kernel([nothing]), tables.Table)

@@ -67,7 +67,7 @@ def test_several_gpus_have_panels_of_their_own(draw, study):
     other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"))
     figure = draw([study, other])
     figure.plotly()
-    assert figure.switches[0].options == ["NVIDIA Test", "NVIDIA Other"]
+    assert figure.switches[0].options == [f"NVIDIA {n} (recorded)" for n in ("Test", "Other")]
     assert [s.options for s in figure.switches[1:]] == [s.options for s in draw([study]).switches]
     assert len(figure.alts) == len(figure.numbers) == 2 * len(draw([study]).alts)
     assert "on NVIDIA Test" in figure.provenance and "on NVIDIA Other" in figure.provenance

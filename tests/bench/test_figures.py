@@ -86,7 +86,7 @@ def test_figures_of_several_gpus_become_one_with_a_switch(record, make_record):
     figure = figures.by_gpu([record, other], lambda r: one_gpu(r, options[r.line]))
     figure.plotly()
     assert [s.options for s in figure.switches] == [
-        ["Made-up GPU 1", "Made-up GPU 2"],
+        ["Made-up GPU 1 (recorded)", "Made-up GPU 2 (recorded)"],
         ["B = 8", "B = 1", "B = 4"],
     ]
     metas = [[0, 0], [0, 1], [0, None], [1, 1], [1, 2], [1, None]]

@@ -98,7 +98,7 @@ def test_several_gpus_have_panels_of_their_own(study):
     figure = quadratic_figures.growth([study, other], "peak_bytes", "GiB", unit=2**30)
     figure.plotly()
     gpus, works = figure.switches
-    assert gpus.options == ["NVIDIA Test", "NVIDIA Other"]
+    assert gpus.options == [f"NVIDIA {n} (recorded)" for n in ("Test", "Other")]
     assert works.options == ["forward", "forward + backward"]
     choices = {"0,0", "0,1", "1,0", "1,1"}
     assert {",".join(map(str, t["meta"])) for t in figure.data} == choices

@@ -1,11 +1,25 @@
 """Two records, of the book's GPU and of one with a faster memory: everything shows both."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 import bench
-from bench import comparing, figures, hardware, original, results
+from bench import (
+    allocator_figures,
+    backward_figures,
+    causal_figures,
+    clinic_figures,
+    comparing,
+    decoding_figures,
+    figures,
+    hardware,
+    journey,
+    original,
+    quadratic_figures,
+    results,
+)
 from bench.hardware import Provenance
 from bench.studies import Study
 
@@ -91,3 +105,64 @@ def test_a_study_of_both_has_a_panel_for_each(tmp_path):
         ("nvidia-h200", True),
         (results.MAIN, False),
     ]
+
+
+JOURNEY = {
+    "mix": lambda told: told.mix("state", ["fused", "packed"]),
+    "waves": journey.Journey.waves,
+    "explorer": journey.Journey.explorer,
+    "ladder": journey.Journey.ladder,
+}
+STUDIES = {
+    "growth": (
+        "quadratic-problem",
+        lambda shown: quadratic_figures.growth(shown, "median_ms", "time [ms]", unit=1),
+    ),
+    "memory of states": ("causal", causal_figures.memory),
+    "segments": ("causal", causal_figures.segments),
+    "chunks": ("causal", causal_figures.chunks),
+    "links": ("causal", causal_figures.links),
+    "backward": ("backward", backward_figures.by_kernel),
+    "tokens": ("decoding", decoding_figures.token_times),
+    "batches": ("decoding", decoding_figures.batches),
+    "drifts": ("decoding", decoding_figures.drifts),
+    "clinic": ("clinic", clinic_figures.factors),
+    "allocator": ("allocator", lambda shown: allocator_figures.timeline(shown, ("book",))),
+    "chunk sizes": ("chunk-size", lambda shown: allocator_figures.by_chunk(shown, 64)),
+} | {
+    name: (
+        "journey",
+        lambda shown, draw=draw: figures.by_gpu(shown, lambda s: draw(journey.Journey(s))),
+    )
+    for name, draw in JOURNEY.items()
+}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A folder with what is recorded of the book's GPU, and all of it once more as an H200's."""
+    folder = tmp_path_factory.mktemp("studies")
+    for path in sorted((bench.studies.DIRECTORY / results.MAIN).glob("*.json")):
+        found = bench.studies.read(path)
+        bench.studies.write(found, folder)
+        other = replace(found.provenance, gpu="NVIDIA H200", slug="nvidia-h200")
+        bench.studies.write(replace(found, provenance=other), folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", STUDIES)
+def test_every_figure_of_a_study_has_a_switch_between_them(what, planted):
+    name, draw = STUDIES[what]
+    first, second = bench.studies.recorded(name, planted)
+    alone, figure = draw([first]), draw([first, second])
+    figure.plotly()
+    switch, *others = figure.switches
+    assert switch.options == ["NVIDIA H100 80GB HBM3 (recorded)", "NVIDIA H200 (recorded)"]
+    assert [(s.name, s.options) for s in others] == [(s.name, s.options) for s in alone.switches]
+    assert len(figure.data) == 2 * len(alone.data)
+    assert len(figure.alts) == 2 * len(alone.alts)
+    assert {t["meta"][0] for t in figure.data} == {0, 1}
+    assert not any(t["visible"] for t in figure.data if t["meta"][0] == 1)
+    assert figure.alt.startswith("NVIDIA H100 80GB HBM3: ") and figure.alt.endswith(alone.alt)
+    assert figure.provenance.count("ecorded on NVIDIA H") == 2
+    assert all(re.search(r"\d", alt) for alt in figure.alts.values())
