@@ -4,11 +4,9 @@ Maps use the format of `bench.figures`; drawings, as in `bench.diagrams`, are SV
 of the page.
 """
 
-import html
 import itertools
 
-from . import style
-from .diagrams import PALETTE, Drawing
+from .diagrams import PALETTE, Drawing, Sketch
 from .figures import TEMPLATE, Figure, Switch
 
 # Weights 0 to 1: from nothing to a blue that the text of a light and of a dark page reads on.
@@ -89,47 +87,25 @@ def data_flow(n: int = 150, d: int = 40) -> Drawing:
         "them weights, N by N. Weights times v, N by D, are o, N by D. The two squares have "
         "sides of N; everything else is N by D."
     )
-    parts, gap, left, top = [], 46, 8, 40
-
-    def text(x, y, words, size=17):
-        parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="middle" font-size="{size}">{words}</text>'
-        )
+    s, gap, left, top = Sketch("flow"), 46, 8, 40
 
     def matrix(x, y, w, h, name, shape, color):
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            'fill-opacity="0.25" stroke="currentColor"/>'
-        )
-        text(x + w / 2, y + h / 2 + 6, name)
-        text(x + w / 2, y - 9, shape, 14)
+        s.box(x, y, w, h, color, name, 17)
+        s.text(x + w / 2, y - 9, shape, "middle", 14)
 
     second = top + n + 74
     third = left + n + gap
     matrix(left, top, n, n, "scores", "N × N", PALETTE[0])
-    text(left + n + gap / 2, top + n / 2 + 6, "=", 22)
+    s.text(left + n + gap / 2, top + n / 2 + 6, "=", "middle", 22)
     matrix(third, top, d, n, "q", "N × D", PALETTE[1])
-    text(third + d + gap / 2, top + n / 2 + 6, "·", 26)
+    s.text(third + d + gap / 2, top + n / 2 + 6, "·", "middle", 26)
     last = third + d + gap
     matrix(last, top + (n - d) / 2, n, d, "kᵀ", "D × N", PALETTE[1])
-
-    parts.append(
-        f'<path d="M{left + n / 2} {top + n + 4} V{second - 30}" stroke="currentColor" '
-        'fill="none" marker-end="url(#flow-tip)"/>'
-    )
-    parts.append(f'<text x="{left + n / 2 + 12}" y="{top + n + 28}">softmax of each row</text>')
+    s.arrow(left + n / 2, top + n + 4, left + n / 2, second - 30)
+    s.text(left + n / 2 + 12, top + n + 28, "softmax of each row", size=17)
     matrix(left, second, n, n, "weights", "N × N", PALETTE[0])
-    text(left + n + gap / 2, second + n / 2 + 6, "·", 26)
+    s.text(left + n + gap / 2, second + n / 2 + 6, "·", "middle", 26)
     matrix(third, second, d, n, "v", "N × D", PALETTE[1])
-    text(third + d + gap / 2, second + n / 2 + 6, "=", 22)
+    s.text(third + d + gap / 2, second + n / 2 + 6, "=", "middle", 22)
     matrix(last, second, d, n, "o", "N × D", PALETTE[2])
-    width, height = last + n + 8, second + n + 8
-    svg = (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width}px; color: inherit" font-size="17" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-        '<defs><marker id="flow-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-        'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
-        f"</marker></defs>{''.join(parts)}</svg>"
-    )
-    return Drawing(svg, alt)
+    return s.drawing(last + n + 8, second + n + 8, alt)

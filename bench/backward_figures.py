@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 
 from . import data_sheets, passes, style
-from .diagrams import PALETTE, Drawing
+from .diagrams import PALETTE, Drawing, Sketch
 from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 from .tables import Table
@@ -174,46 +174,28 @@ def walks(chunks: int = 4) -> Drawing:
         "chunk to the first: dS and dz of what comes after go from chunk to chunk, and each chunk "
         "leaves dk and dv. g and r of the first walk are read by the second."
     )
-    size, gap = 78, 34
+    s, size, gap = Sketch("walk"), 78, 34
     width = chunks * size + (chunks - 1) * gap
-    parts = []
 
     def row(y, title, at, names, carried, color, reverse):
-        parts.append(f'<text x="0" y="{at}" font-size="16" font-weight="600">{title}</text>')
+        s.text(0, at, title, bold=True)
         for i in range(chunks):
             x = i * (size + gap)
-            parts.append(
-                f'<rect x="{x}" y="{y + 14}" width="{size}" height="52" rx="4" fill="{color}" '
-                f'fill-opacity="0.25" stroke="currentColor"/><text x="{x + size / 2}" '
-                f'y="{y + 36}" text-anchor="middle">chunk {i}</text><text x="{x + size / 2}" '
-                f'y="{y + 56}" text-anchor="middle" font-size="14">{names}</text>'
-            )
+            s.box(x, y + 14, size, 52, color)
+            s.text(x + size / 2, y + 36, f"chunk {i}", "middle", 15)
+            s.text(x + size / 2, y + 56, names, "middle", 14)
             if i:
-                a, b = (x - 3, x - gap + 3) if reverse else (x - gap + 3, x - 3)
-                parts.append(
-                    f'<path d="M{a} {y + 40} L{b} {y + 40}" stroke="currentColor" fill="none" '
-                    f'marker-end="url(#walk-tip)"/><text x="{x - gap / 2}" y="{y + 32}" '
-                    f'text-anchor="middle" font-size="13">{carried}</text>'
-                )
+                ends = (x - 3, x - gap + 3) if reverse else (x - gap + 3, x - 3)
+                s.arrow(ends[0], y + 40, ends[1], y + 40)
+                s.text(x - gap / 2, y + 32, carried, "middle", 13)
 
     row(18, "1. queries, first to last", 18, "dq, g, r", "S, z", PALETTE[1], False)
     row(116, "2. keys, last to first", 206, "dk, dv", "dS", PALETTE[0], True)
     for i in range(chunks):
         x = i * (size + gap) + size / 2 + 20
-        parts.append(
-            f'<path d="M{x} 88 L{x} 126" stroke="currentColor" fill="none" stroke-dasharray="4 3" '
-            'marker-end="url(#walk-tip)"/>'
-        )
-    parts.append(f'<text x="{width - 26}" y="112" text-anchor="end" font-size="14">g, r</text>')
-    svg = (
-        f'<svg viewBox="0 0 {width} 220" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width + 120}px; color: inherit" font-size="15" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-        '<defs><marker id="walk-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-        'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
-        f"</marker></defs>{''.join(parts)}</svg>"
-    )
-    return Drawing(svg, alt)
+        s.arrow(x, 88, x, 126, dashed=True)
+    s.text(width - 26, 112, "g, r", "end", 14)
+    return s.drawing(width, 220, alt, widest=width + 120)
 
 
 def predicted_ms(nbytes: int, study: Study) -> float | None:

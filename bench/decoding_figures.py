@@ -3,10 +3,8 @@
 They use the format and the look of `bench.figures` and `bench.diagrams`.
 """
 
-import html
-
 from . import diagrams, style, tables
-from .diagrams import PALETTE, Curve, Drawing
+from .diagrams import PALETTE, Curve, Drawing, Sketch
 from .figures import Figure, by_gpu
 from .studies import Study
 
@@ -41,59 +39,30 @@ def cache_and_state(tokens: int = 7) -> Drawing:
         "step reads one more. Below, a state: the query reads one matrix S and one vector z, "
         "which were changed in place by the newest key and value; the next step reads as much."
     )
-    parts, size, left, top = [], 34, 60, 62
-
-    def text(x, y, words, anchor="middle", points=16):
-        parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{points}">{words}</text>'
-        )
-
-    def box(x, y, w, h, color, opacity, words=""):
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            f'fill-opacity="{opacity}" stroke="currentColor"/>'
-        )
-        if words:
-            text(x + w / 2, y + h / 2 + 6, words)
-
-    def arrow(x0, y0, x1, y1):
-        parts.append(
-            f'<path d="M{x0} {y0} L{x1} {y1}" stroke="currentColor" fill="none" '
-            'marker-end="url(#tip)"/>'
-        )
-
+    s, size, left, top = Sketch("cache"), 34, 60, 62
     end = left + (tokens + 1) * size
-    text(8, 24, "Cache: grows by one key and one value a token", "start", 17)
+    s.text(8, 24, "Cache: grows by one key and one value a token", size=17)
     for row, name in enumerate("kv"):
         y = top + row * (size + 6)
-        text(left - 14, y + 23, name, "end")
+        s.text(left - 14, y + 23, name, "end")
         for t in range(tokens + 1):
-            new = t == tokens
-            box(left + t * size, y, size - 5, size - 3, PALETTE[0 if new else 1], 0.55, str(t + 1))
+            color = PALETTE[0 if t == tokens else 1]
+            s.box(left + t * size, y, size - 5, size - 3, color, str(t + 1), opacity=0.55)
     bottom = top + 2 * (size + 6) + 6
-    box(left + tokens * size - 28, bottom + 44, 84, 36, PALETTE[2], 0.25, f"q → o ({tokens + 1})")
+    s.box(left + tokens * size - 28, bottom + 44, 84, 36, PALETTE[2], f"q → o ({tokens + 1})")
     for t in range(tokens + 1):
-        arrow(left + t * size + 14, bottom - 4, left + tokens * size + 4 + t, bottom + 40)
+        s.arrow(left + t * size + 14, bottom - 4, left + tokens * size + 4 + t, bottom + 40)
 
     low = bottom + 128
-    text(8, low, "State: as large after a million tokens", "start", 17)
-    box(left, low + 20, 96, 80, PALETTE[1], 0.4, "S")
-    box(left + 104, low + 20, 22, 80, PALETTE[1], 0.4, "z")
-    box(left, low + 136, 126, 36, PALETTE[0], 0.55, f"k, v ({tokens + 1})")
-    arrow(left + 63, low + 134, left + 63, low + 106)
-    text(left + 74, low + 126, "add", "start", 14)
-    box(left + tokens * size - 28, low + 44, 84, 36, PALETTE[2], 0.25, f"q → o ({tokens + 1})")
-    arrow(left + 130, low + 62, left + tokens * size - 34, low + 62)
-    width, height = max(end + 28, 400), low + 184
-    svg = (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width}px; color: inherit" fill="currentColor" '
-        f'font-family="{html.escape(style.FONT)}">'
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
-        f"</marker></defs>{''.join(parts)}</svg>"
-    )
-    return Drawing(svg, alt)
+    s.text(8, low, "State: as large after a million tokens", size=17)
+    s.box(left, low + 20, 96, 80, PALETTE[1], "S", opacity=0.4)
+    s.box(left + 104, low + 20, 22, 80, PALETTE[1], "z", opacity=0.4)
+    s.box(left, low + 136, 126, 36, PALETTE[0], f"k, v ({tokens + 1})", opacity=0.55)
+    s.arrow(left + 63, low + 134, left + 63, low + 106)
+    s.text(left + 74, low + 126, "add", size=14)
+    s.box(left + tokens * size - 28, low + 44, 84, 36, PALETTE[2], f"q → o ({tokens + 1})")
+    s.arrow(left + 130, low + 62, left + tokens * size - 34, low + 62)
+    return s.drawing(max(end + 28, 440), low + 184, alt)
 
 
 def kept(models: dict[str, tuple[int, int, int]], lengths: list[int], memory: float) -> Figure:

@@ -253,6 +253,72 @@ class Drawing:
         return self.alt
 
 
+class Sketch:
+    """Shapes and words that become a Drawing; by `name` its arrow heads differ from others."""
+
+    def __init__(self, name: str):
+        self.name, self.parts = name, []
+
+    def text(self, x, y, words, anchor="start", size=16, bold=False):
+        weight = ' font-weight="600"' if bold else ""
+        self.parts.append(
+            f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}"{weight}>'
+            f"{html.escape(words)}</text>"
+        )
+
+    def box(self, x, y, w, h, color="none", text="", size=16, opacity=0.25, dashed=False):
+        """A rectangle, with words in its middle."""
+        self.parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="3" fill="{color}" '
+            f'fill-opacity="{opacity}" stroke="currentColor"{_dash(dashed)}/>'
+        )
+        if text:
+            self.text(x + w / 2, y + h / 2 + size / 3, text, "middle", size)
+
+    def arrow(self, x0, y0, x1, y1, dashed=False, both=False):
+        """A thin arrow, with heads at both ends if asked."""
+        start = f' marker-start="url(#{self.name}-tip)"' if both else ""
+        self.parts.append(
+            f'<path d="M{x0:g} {y0:g} L{x1:g} {y1:g}" stroke="currentColor" fill="none"'
+            f'{_dash(dashed)}{start} marker-end="url(#{self.name}-tip)"/>'
+        )
+
+    def line(self, x0, y0, x1, y1, dashed=False):
+        self.parts.append(
+            f'<path d="M{x0:g} {y0:g} L{x1:g} {y1:g}" stroke="currentColor"{_dash(dashed)}/>'
+        )
+
+    def thick_arrow(self, x0, x1, y, width, color):
+        """A level arrow from x0 to x1 of a thickness that says how much it carries."""
+        head = 7 + width / 2
+        tip = x1 - head if x1 > x0 else x1 + head
+        self.parts.append(
+            f'<path d="M{x0:g} {y:g} H{tip:g}" stroke="{color}" stroke-width="{width}" '
+            f'fill="none"/><path d="M{tip:g} {y - head:g} L{x1:g} {y:g} L{tip:g} {y + head:g} z" '
+            f'fill="{color}" stroke="none"/>'
+        )
+
+    def drawing(self, width, height, alt: str, widest: int | None = None) -> Drawing:
+        """What was drawn, at most `widest` pixels wide on a page, or else `width`."""
+        head = (
+            f'<defs><marker id="{self.name}-tip" viewBox="0 0 8 8" refX="7" refY="4" '
+            'markerWidth="8" markerHeight="8" orient="auto-start-reverse">'
+            '<path d="M0 0 L8 4 L0 8 z" fill="currentColor"/></marker></defs>'
+        )
+        parts = "".join(self.parts)
+        svg = (
+            f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{html.escape(alt)}" '
+            f'style="width: 100%; max-width: {widest or width:g}px; color: inherit" '
+            f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
+            f"{head if 'url(#' in parts else ''}{parts}</svg>"
+        )
+        return Drawing(svg, alt)
+
+
+def _dash(dashed: bool) -> str:
+    return ' stroke-dasharray="4 3"' if dashed else ""
+
+
 def two_passes(blocks: int = 4) -> Drawing:
     """The two passes of bidirectional linear attention over `blocks` blocks of rows."""
     alt = (
@@ -260,60 +326,28 @@ def two_passes(blocks: int = 4) -> Drawing:
         "and the sum of φ(k) to z, both on the chip; then it stores them. Output pass: for each "
         "block of q another program loads S and z and stores a block of o."
     )
-    parts, size, left = [], 44, 70
-
-    def box(x, y, w, h, text, color="none"):
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            f'fill-opacity="0.25" stroke="currentColor"/>'
-            f'<text x="{x + w / 2}" y="{y + h / 2 + 6}" text-anchor="middle">{text}</text>'
-        )
-
-    def label(x, y, text, anchor="start"):
-        parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
-
-    def arrow(x0, y0, x1, y1):
-        parts.append(
-            f'<path d="M{x0} {y0} L{x1} {y1}" stroke="currentColor" fill="none" '
-            'marker-end="url(#tip)"/>'
-        )
-
+    s, size, left = Sketch("two-passes"), 44, 70
     right = left + blocks * size
     chip = right + 80
-    label(0, 18, "State pass: one program a head visits all blocks")
+    s.text(0, 18, "State pass: one program a head visits all blocks", size=17)
     for row, name in enumerate("kv"):
-        label(left - 14, 66 + row * 52, name, "end")
+        s.text(left - 14, 66 + row * 52, name, "end", 17)
         for b in range(blocks):
-            box(left + b * size, 38 + row * 52, size - 4, size, str(b), PALETTE[0])
-    arrow(right, 86, chip - 8, 86)
-    box(chip, 44, 90, 84, "S, z", PALETTE[2])
-    label(chip + 45, 150, "on the chip", "middle")
-    label(0, 208, "Output pass: one program a block")
+            s.box(left + b * size, 38 + row * 52, size - 4, size, PALETTE[0], str(b), 17)
+    s.arrow(right, 86, chip - 8, 86)
+    s.box(chip, 44, 90, 84, PALETTE[2], "S, z", 17)
+    s.text(chip + 45, 150, "on the chip", "middle", 17)
+    s.text(0, 208, "Output pass: one program a block", size=17)
     for row, name in enumerate("qo"):
-        label(left - 14, 256 + row * 96, name, "end")
+        s.text(left - 14, 256 + row * 96, name, "end", 17)
         for b in range(blocks):
-            box(
-                left + b * size,
-                228 + row * 96,
-                size - 4,
-                size,
-                str(b),
-                PALETTE[(0, 1, 6, 4)[b % 4]],
-            )
+            color = PALETTE[(0, 1, 6, 4)[b % 4]]
+            s.box(left + b * size, 228 + row * 96, size - 4, size, color, str(b), 17)
             if row:
                 middle = left + b * size + size / 2 - 2
-                arrow(middle, 274, middle, 318)
-    box(chip, 254, 90, 84, "S, z", PALETTE[2])
-    label(chip + 45, 358, "from memory", "middle")
-    arrow(chip - 2, 296, right + 8, 296)
-    arrow(chip + 45, 158, chip + 45, 248)
-    width = chip + 112
-    svg = (
-        f'<svg viewBox="0 0 {width} 380" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width}px; color: inherit" font-size="17" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
-        'markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="currentColor"/>'
-        f"</marker></defs>{''.join(parts)}</svg>"
-    )
-    return Drawing(svg, alt)
+                s.arrow(middle, 274, middle, 318)
+    s.box(chip, 254, 90, 84, PALETTE[2], "S, z", 17)
+    s.text(chip + 45, 358, "from memory", "middle", 17)
+    s.arrow(chip - 2, 296, right + 8, 296)
+    s.arrow(chip + 45, 158, chip + 45, 248)
+    return s.drawing(chip + 112, 380, alt)

@@ -4,14 +4,13 @@ Everything is drawn from the study "journey" (`bench.study`), of which rows may 
 there is a dash.
 """
 
-import html
 import textwrap
 from dataclasses import dataclass
 
 from kernels.steps.journey import STEPS, Step, named
 
 from . import data_sheets, listings, style
-from .diagrams import PALETTE, Curve, Drawing, curves
+from .diagrams import PALETTE, Curve, Drawing, Sketch, curves
 from .figures import TEMPLATE, Figure, Switch
 from .reports import Report
 from .studies import Study
@@ -644,7 +643,7 @@ def waves_of(programs: int, sms: int, fit: int) -> list[tuple[int, float]]:
 
 def wave_drawing(heads: int = 64, parts=(4, 5, 8), sms: int = 132, fit: int = 2) -> Drawing:
     """Grids as boxes: a wave is as wide as it takes and as high as it has programs."""
-    said, drawn, height, one = [], [], 74, 330
+    s, said, height, one = Sketch("waves"), [], 74, 330
     for i, many in enumerate(parts):
         top, left = 34 + i * (height + 44), 8
         waves = waves_of(heads * many, sms, fit)
@@ -653,31 +652,19 @@ def wave_drawing(heads: int = 64, parts=(4, 5, 8), sms: int = 132, fit: int = 2)
             f"{many} parts are {heads * many} programs in waves of "
             f"{' and '.join(str(n) for n, _ in waves)}, {total:.2f} of the time"
         )
-        drawn.append(
-            f'<text x="8" y="{top - 8}">{many} parts, {heads * many} programs: {total:.2f}</text>'
-        )
+        s.text(8, top - 8, f"{many} parts, {heads * many} programs: {total:.2f}", size=14)
         for j, (n, time) in enumerate(waves):
             w, h = time * one, height * n / (sms * fit)
-            drawn.append(
-                f'<rect x="{left:.1f}" y="{top + height - h:.1f}" width="{w - 2:.1f}" '
-                f'height="{h:.1f}" fill="{PALETTE[(1, 0)[j % 2]]}" fill-opacity="0.35" '
-                f'stroke="currentColor"/><text x="{left + w / 2:.1f}" '
-                f'y="{top + height - 6:.1f}" text-anchor="middle">{n}</text>'
-            )
+            color = PALETTE[(1, 0)[j % 2]]
+            s.box(left, top + height - h, w - 2, h, color, opacity=0.35)
+            s.text(left + w / 2, top + height - 6, str(n), "middle", 14)
             left += w
     end = 8 + one
     bottom = 34 + len(parts) * (height + 44) - 20
-    drawn.append(
-        f'<path d="M{end} 34 L{end} {bottom}" stroke="currentColor" stroke-dasharray="3 4"/>'
-        f'<text x="{end}" y="{bottom + 16}" text-anchor="middle">copy</text>'
-    )
+    s.line(end, 34, end, bottom, dashed=True)
+    s.text(end, bottom + 16, "copy", "middle", 14)
     alt = f"Waves of the state pass, {sms * fit} programs fit: {'; '.join(said)} of a copy."
-    svg = (
-        f'<svg viewBox="0 0 440 {bottom + 22}" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: 560px; color: inherit" font-size="14" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">{"".join(drawn)}</svg>'
-    )
-    return Drawing(svg, alt)
+    return s.drawing(440, bottom + 22, alt, widest=560)
 
 
 def roofs(sheet) -> list[dict]:

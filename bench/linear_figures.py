@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from . import style
 from .attention_figures import SHADES
 from .chunks import cost
-from .diagrams import PALETTE, Drawing
+from .diagrams import PALETTE, Drawing, Sketch
 from .figures import LEGEND, TEMPLATE, Figure, Switch
 from .studies import Study
 from .tables import Table
@@ -25,32 +25,23 @@ def associativity(n: int = 112, d: int = 36) -> Drawing:
         "D. Below: φ(k) transposed, D by N, times v, N by D, gives the state S, D by D; φ(q) times "
         "S. Both give the same numerators, N by D. The square of side N is only in the first."
     )
-    parts = []
-
-    def text(x, y, words, size=17, anchor="middle"):
-        parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}">{words}</text>'
-        )
+    s = Sketch("associativity")
 
     def matrix(x, y, w, h, name, shape, color):
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            'fill-opacity="0.25" stroke="currentColor"/>'
-        )
-        text(x + w / 2, y + h / 2 + 6, name, 17 if w > 40 or len(name) == 1 else 14)
-        text(x + w / 2, y - 9, shape, 14)
+        s.box(x, y, w, h, color, name, 17 if w > 40 or len(name) == 1 else 14)
+        s.text(x + w / 2, y - 9, shape, "middle", 14)
 
     def row(top, height, title, items):
         """Items are (width, height, name, shape, color), or text that stands between."""
-        text(8, top - 36, title, 17, "start")
+        s.text(8, top - 36, title, size=17)
         x, middle = 8, top + height / 2
         for item in items:
             if isinstance(item, str):
                 symbol = len(item) == 1
                 if symbol:
-                    text(x + 19, middle + 7, item, 24)
+                    s.text(x + 19, middle + 7, item, "middle", 24)
                 else:
-                    text(x + 8, middle + 6, item, 16, "start")
+                    s.text(x + 8, middle + 6, item)
                 x += 38 if symbol else 96
                 continue
             w, h, *rest = item
@@ -72,13 +63,7 @@ def associativity(n: int = 112, d: int = 36) -> Drawing:
     top += 34
     ends.append(row(top + 2 * step, n, "First the state", [key, "·", value, "=", state]))
     ends.append(row(top + 3 * step, n, "", [query, "·", state, "=", out, "numerators"]))
-    width, height = max(ends) + 8, top + 3 * step + n + 8
-    svg = (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width}px; color: inherit" font-size="17" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">{"".join(parts)}</svg>'
-    )
-    return Drawing(svg, alt)
+    return s.drawing(max(ends) + 8, top + 3 * step + n + 8, alt)
 
 
 # Colours of a tiling: not allowed, through a state, multiplied out

@@ -3,11 +3,10 @@
 They use the format and the look of `bench.figures` and `bench.diagrams`.
 """
 
-import html
 import math
 
 from . import style
-from .diagrams import AXIS, PALETTE, Axis, Drawing
+from .diagrams import AXIS, PALETTE, Axis, Drawing, Sketch
 from .figures import LEGEND, TEMPLATE, Figure, Switch
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -208,31 +207,13 @@ def levels(rows: list[tuple[str, str, str]]) -> Drawing:
     alt = "From near to far: " + "; ".join(f"{n}, {where}, {how}" for n, where, how in rows) + "."
     width, height, gap = 460, 58, 26
     least = 330
-    parts = []
+    s, middle = Sketch("level"), width / 2 + 2
     for i, (name, where, how) in enumerate(rows):
         w = least + (width - least) * i / max(1, len(rows) - 1)
-        x, y = (width - w) / 2 + 2, 4 + i * (height + gap)
-        color = PALETTE[(0, 4, 2, 1, 3)[i % 5]]
-        parts.append(
-            f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="{height}" rx="4" fill="{color}" '
-            'fill-opacity="0.25" stroke="currentColor"/>'
-            f'<text x="{width / 2 + 2}" y="{y + 24}" text-anchor="middle" font-weight="600">'
-            f"{html.escape(name)}</text>"
-            f'<text x="{width / 2 + 2}" y="{y + 46}" text-anchor="middle" font-size="15">'
-            f"{html.escape(where)}: {html.escape(how)}</text>"
-        )
+        y = 4 + i * (height + gap)
+        s.box((width - w) / 2 + 2, y, w, height, PALETTE[(0, 4, 2, 1, 3)[i % 5]])
+        s.text(middle, y + 24, name, "middle", 17, bold=True)
+        s.text(middle, y + 46, f"{where}: {how}", "middle", 15)
         if i + 1 < len(rows):
-            parts.append(
-                f'<path d="M{width / 2 + 2} {y + height + 3} v{gap - 6}" stroke="currentColor" '
-                'fill="none" marker-start="url(#level-tip)" marker-end="url(#level-tip)"/>'
-            )
-    total = 8 + len(rows) * (height + gap) - gap
-    svg = (
-        f'<svg viewBox="0 0 {width + 4} {total}" role="img" aria-label="{html.escape(alt)}" '
-        f'style="width: 100%; max-width: {width + 4}px; color: inherit" font-size="17" '
-        f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-        '<defs><marker id="level-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto-start-reverse"><path d="M0 0 L8 4 L0 8 z" '
-        f'fill="currentColor"/></marker></defs>{"".join(parts)}</svg>'
-    )
-    return Drawing(svg, alt)
+            s.arrow(middle, y + height + 3, middle, y + height + gap - 3, both=True)
+    return s.drawing(width + 4, 8 + len(rows) * (height + gap) - gap, alt)

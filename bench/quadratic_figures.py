@@ -1,10 +1,7 @@
 """Figures of chapter 2: what crosses the memory bus, the walk over tiles, growth until failure."""
 
-import html
-from dataclasses import dataclass
-
 from . import diagrams, style, tables
-from .diagrams import PALETTE, Curve, Drawing
+from .diagrams import PALETTE, Curve, Drawing, Sketch
 from .figures import Figure, by_gpu
 from .roofline import WORKS
 from .studies import Study
@@ -16,43 +13,6 @@ LABELS = {
     "linear": "linear (this book)",
 }
 LOOKS = {"naive": "definition", "math": "tiled", "tiled": "sdpa-flash", "linear": "book"}
-
-
-@dataclass
-class _Pen:
-    """Collects the parts of an SVG."""
-
-    parts: list[str]
-
-    def text(self, x, y, words, size=16, anchor="middle"):
-        self.parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}">{words}</text>'
-        )
-
-    def box(self, x, y, w, h, color="none", opacity=0.25):
-        self.parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            f'fill-opacity="{opacity}" stroke="currentColor"/>'
-        )
-
-    def arrow(self, x0, x1, y, width, color):
-        """A level arrow of a given thickness from x0 to x1."""
-        head = 7 + width / 2
-        tip = x1 - head if x1 > x0 else x1 + head
-        self.parts.append(
-            f'<path d="M{x0} {y} H{tip}" stroke="{color}" stroke-width="{width}" fill="none"/>'
-            f'<path d="M{tip} {y - head} L{x1} {y} L{tip} {y + head} z" fill="{color}" '
-            'stroke="none"/>'
-        )
-
-    def drawing(self, width, height, alt) -> Drawing:
-        svg = (
-            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
-            f'style="width: 100%; max-width: {width}px; color: inherit" font-size="16" '
-            f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-            f"{''.join(self.parts)}</svg>"
-        )
-        return Drawing(svg, alt)
 
 
 def crossings() -> Drawing:
@@ -70,30 +30,28 @@ def crossings() -> Drawing:
         ("softmax", ("scaled scores", True), ("weights", True)),
         ("p v", ("weights, v", True), ("o", False)),
     ]
-    pen, left, right, wide = _Pen([]), 104, 356, 484
+    pen, left, right, wide = Sketch("crossings"), 104, 356, 484
     row, top = 84, 54
 
     def operation(y, name, read, written):
-        pen.box(right, y, wide - right, row - 20, PALETTE[2])
-        pen.text((right + wide) / 2, y + (row - 20) / 2 + 6, name, 18)
+        pen.box(right, y, wide - right, row - 20, PALETTE[2], name, 18)
         for (words, square), start, stop, at in (
             (read, left + 6, right - 4, y + 20),
             (written, right - 4, left + 6, y + row - 30),
         ):
             color = PALETTE[0] if square else PALETTE[1]
-            pen.arrow(start, stop, at, 12 if square else 2.5, color)
-            pen.text((left + right) / 2, at - (10 if square else 7), words, 14)
+            pen.thick_arrow(start, stop, at, 12 if square else 2.5, color)
+            pen.text((left + right) / 2, at - (10 if square else 7), words, "middle", 14)
 
     def memory(y, height):
-        pen.box(8, y, left - 8, height, PALETTE[1], 0.12)
-        pen.text((8 + left) / 2, y + height / 2 + 6, "memory", 17)
+        pen.box(8, y, left - 8, height, PALETTE[1], "memory", 17, opacity=0.12)
 
-    pen.text(8, 26, "As defined: squares cross six times", 17, "start")
+    pen.text(8, 26, "As defined: squares cross six times", size=17)
     memory(top - 12, 4 * row + 4)
     for i, (name, read, written) in enumerate(operations):
         operation(top + i * row, name, read, written)
     below = top + 4 * row + 44
-    pen.text(8, below - 16, "Tiled: one operation, no square crosses", 17, "start")
+    pen.text(8, below - 16, "Tiled: one operation, no square crosses", size=17)
     memory(below + 2, row + 8)
     operation(below + 16, "all four", ("q, k, v", False), ("o", False))
     return pen.drawing(wide + 12, below + row + 22, alt)
@@ -108,31 +66,34 @@ def walk(blocks: int = 6, row: int = 2, column: int = 3) -> Drawing:
         "largest score m and the sum l of each query. The other rows of tiles belong to other "
         "programs."
     )
-    pen, size, x0, y0 = _Pen([]), 40, 66, 104
+    pen, size, x0, y0 = Sketch("walk"), 40, 66, 104
     end = x0 + blocks * size
-    pen.text(x0 + blocks * size / 2, 20, "keys and values, a block at a time", 15)
+    pen.text(x0 + blocks * size / 2, 20, "keys and values, a block at a time", "middle", 15)
     for r, name in enumerate("kv"):
-        pen.text(x0 - 12, 50 + r * 34, name, 17, "end")
+        pen.text(x0 - 12, 50 + r * 34, name, "end", 17)
         for b in range(blocks):
-            here = b == column
-            pen.box(x0 + b * size, 32 + r * 34, size - 4, 26, PALETTE[1], 0.6 if here else 0.15)
-    pen.text(24, y0 - 8, "q", 17)
+            shade = 0.6 if b == column else 0.15
+            pen.box(x0 + b * size, 32 + r * 34, size - 4, 26, PALETTE[1], opacity=shade)
+    pen.text(24, y0 - 8, "q", "middle", 17)
     for i in range(blocks):
-        pen.box(8, y0 + i * size, size - 8, size - 4, PALETTE[1], 0.6 if i == row else 0.15)
+        shade = 0.6 if i == row else 0.15
+        pen.box(8, y0 + i * size, size - 8, size - 4, PALETTE[1], opacity=shade)
         for j in range(blocks):
             here, done = (i, j) == (row, column), i == row and j < column
             shade = 0.75 if here else 0.28 if done else 0.0
             color = PALETTE[0] if here or done else "none"
-            pen.box(x0 + j * size, y0 + i * size, size - 4, size - 4, color, shade)
+            pen.box(x0 + j * size, y0 + i * size, size - 4, size - 4, color, opacity=shade)
     middle = y0 + row * size + size / 2 - 2
-    pen.arrow(x0 + (column + 1) * size + 2, end - 6, middle, 2.5, "currentColor")
-    pen.text(end + 22, y0 - 8, "o", 17)
+    pen.thick_arrow(x0 + (column + 1) * size + 2, end - 6, middle, 2.5, "currentColor")
+    pen.text(end + 22, y0 - 8, "o", "middle", 17)
     for i in range(blocks):
-        pen.box(end + 8, y0 + i * size, size - 8, size - 4, PALETTE[2], 0.6 if i == row else 0.15)
+        shade = 0.6 if i == row else 0.15
+        pen.box(end + 8, y0 + i * size, size - 8, size - 4, PALETTE[2], opacity=shade)
     below = y0 + blocks * size + 12
-    pen.box(8, below, end + size - 8, 56, PALETTE[2], 0.15)
-    pen.text((end + size) / 2 + 2, below + 23, "on the chip: blocks of q and o,", 15)
-    pen.text((end + size) / 2 + 2, below + 43, "m and ℓ of each query, one tile", 15)
+    pen.box(8, below, end + size - 8, 56, PALETTE[2], opacity=0.15)
+    middle = (end + size) / 2 + 2
+    pen.text(middle, below + 23, "on the chip: blocks of q and o,", "middle", 15)
+    pen.text(middle, below + 43, "m and ℓ of each query, one tile", "middle", 15)
     return pen.drawing(end + size + 12, below + 66, alt)
 
 

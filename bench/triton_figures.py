@@ -8,7 +8,7 @@ import html
 from dataclasses import dataclass
 
 from . import style
-from .diagrams import PALETTE, Drawing
+from .diagrams import PALETTE, Drawing, Sketch
 from .figures import TEMPLATE, Figure, Switch
 
 COLORS = (*PALETTE, style.GREY)  # the last one for what is masked, or comes later
@@ -144,45 +144,6 @@ def order(found: dict[int, list[list[int]]], wave: int, *, source: str = "") -> 
         panels[name] = Grid(text, shade, alt, hover)
     return grids(panels, switch="GROUP", x="column of tiles, a band of B", y="row, a band of A",
                  source=source, height=360)  # fmt: skip
-
-
-class Sketch:
-    """A few shapes and words that become a Drawing."""
-
-    def __init__(self, name: str):
-        self.name, self.parts = name, []
-
-    def box(self, x, y, w, h, color="none", text="", size=16, opacity=0.25, dashed=False):
-        dash = ' stroke-dasharray="4 3"' if dashed else ""
-        self.parts.append(
-            f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="3" fill="{color}" '
-            f'fill-opacity="{opacity}" stroke="currentColor"{dash}/>'
-        )
-        if text:
-            self.text(x + w / 2, y + h / 2 + size / 3, text, "middle", size)
-
-    def text(self, x, y, words, anchor="start", size=16):
-        self.parts.append(
-            f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}">'
-            f"{html.escape(words)}</text>"
-        )
-
-    def arrow(self, x0, y0, x1, y1):
-        self.parts.append(
-            f'<path d="M{x0} {y0} L{x1} {y1}" stroke="currentColor" fill="none" '
-            f'marker-end="url(#{self.name}-tip)"/>'
-        )
-
-    def drawing(self, width, height, alt) -> Drawing:
-        svg = (
-            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(alt)}" '
-            f'style="width: 100%; max-width: {width}px; color: inherit" '
-            f'fill="currentColor" font-family="{html.escape(style.FONT)}">'
-            f'<defs><marker id="{self.name}-tip" viewBox="0 0 8 8" refX="7" refY="4" '
-            'markerWidth="8" markerHeight="8" orient="auto"><path d="M0 0 L8 4 L0 8 z" '
-            f'fill="currentColor"/></marker></defs>{"".join(self.parts)}</svg>'
-        )
-        return Drawing(svg, alt)
 
 
 def product(tiles_m=4, tiles_n=4, tiles_k=5, m=1, n=2, k=2) -> Drawing:

@@ -42,6 +42,12 @@ def test_kernels_import_torch_and_triton_alone(path):
     assert imports(path.read_text()) <= {"kernels", "torch", "triton", *sys.stdlib_module_names}
 
 
+def cells(page: str) -> list[str]:
+    """The code of every cell of a page."""
+    pattern = r"^```\{code-cell\}[^\n]*\n(?::[^\n]*\n)*(.*?)^```"
+    return re.findall(pattern, page, re.S | re.M)
+
+
 @pytest.mark.parametrize("path", files("bench", "*.py"), ids=relative)
 def test_bench_imports_kernels_alone_of_the_rooms(path):
     assert imports(path.read_text()) & ROOMS <= {"bench", "kernels"}
@@ -49,16 +55,21 @@ def test_bench_imports_kernels_alone_of_the_rooms(path):
 
 @pytest.mark.parametrize("path", files("chapters", "*.md"), ids=relative)
 def test_chapters_import_bench_and_kernels_alone_of_the_rooms(path):
-    cells = re.findall(
-        r"^```\{code-cell\}[^\n]*\n((?::.*\n)*)(.*?)^```", path.read_text(), re.S | re.M
-    )
-    for _, code in cells:
+    for code in cells(path.read_text()):
         assert imports(code) & ROOMS <= {"bench", "kernels"}
 
 
 @pytest.mark.parametrize("path", files("chapters", "*.py"), ids=relative)
 def test_code_beside_chapters_imports_bench_and_kernels_alone_of_the_rooms(path):
     assert imports(path.read_text()) & ROOMS <= {"bench", "kernels"}
+
+
+def test_every_cell_of_a_page_is_found():
+    page = (
+        "```{code-cell} python\n:tags: [hide-input]\n:other: x\nimport a\n```\ntext: `b`\n"
+        "```{code-cell} python\nimport c\n\nx = d[1:2]\n```\n```python\nimport e\n```\n"
+    )
+    assert cells(page) == ["import a\n", "import c\n\nx = d[1:2]\n"]
 
 
 def test_imports_are_found():
