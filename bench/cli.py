@@ -348,7 +348,10 @@ def _compare(options) -> int:
         table, bad = comparing.regressions(first, second, options.regressions)
         if not table.rows:
             raise BenchError("The base has no verified measurement, so nothing can be compared.")
-        print(table.markdown() if options.markdown else table)
+        if options.json:
+            print(json.dumps(comparing.changes(first, second, options.regressions), indent=1))
+        else:
+            print(table.markdown() if options.markdown else table)
         return 1 if bad else 0
     if options.json:
         print(json.dumps(comparing.rows(first, second), indent=1))

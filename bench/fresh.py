@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib import import_module
 
 from .hardware import ROOT
@@ -61,6 +62,31 @@ def stream(module: str, function: str, arguments: dict, timeout_s: float = 120.0
     elif failure is None and found and set(found[-1]) == {"failed"}:
         failure = found.pop()["failed"]
     return found, failure
+
+
+def in_turn(
+    module: str, function: str, items: list, failed: Callable, limit_s: float, say: Callable, **more
+) -> list[dict]:
+    """The rows that a generator yields of one item after another, also if some end its process.
+
+    `module.function(items=…, **more)` yields rows, and {"done": …} after those of each item. An
+    item that ends the process gets the row `failed(item, reason)`, and a new process goes on with
+    those after it. So do items that were not reached within `limit_s` seconds.
+    """
+    rows, left, begin = [], list(items), time.monotonic()
+    while left:
+        rest_s = limit_s - (time.monotonic() - begin)
+        if rest_s <= 0:
+            return rows + [failed(item, f"not measured within {limit_s:.0f} s") for item in left]
+        found, failure = stream(module, function, {"items": left, **more}, timeout_s=rest_s)
+        rows += [row for row in found if "done" not in row]
+        left = left[len([row for row in found if "done" in row]) :]
+        if left:  # the first of them was under way when the process ended
+            reason = failure or "it ended early"
+            say(f"    {left[0]}: {reason}; going on without it")
+            rows.append(failed(left[0], reason))
+            left = left[1:]
+    return rows
 
 
 def _main(module: str, function: str, arguments: str) -> None:

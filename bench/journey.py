@@ -263,7 +263,7 @@ class Journey:
 
     def ladder(self, first: str = STEPS[0].name, log: bool = True) -> Figure:
         """The times of the steps from `first` on as bars, predictions as marks, the copy a line."""
-        data, alts = [], {}
+        data, alts, numbers = [], {}, {}
         names = [step.name for step in STEPS]
         names = names[names.index(first) :]
         for i, B in enumerate(self.batches):
@@ -326,6 +326,12 @@ class Journey:
             ends = "; ".join(f"{n} {style.number(ms)} ms" for n, ms in there)
             what = f"Time of every step from {first} on, B = {B}"
             alts[str(i)] = f"{what}: {ends}. A copy: {style.number(copy)} ms."
+            body = [
+                [name, str(p or "–"), style.number(ms), self.percent(name, B)]
+                for name, ms, p in zip(names, times, said, strict=True)
+            ]
+            columns = ["step", "predicted [ms]", "measured [ms]", "of copy"]
+            numbers[str(i)] = Table(columns, body, f"B = {B}; {self.study.line}.")
         axis = {"title": {"text": "time [ms]"}, "rangemode": "tozero"}
         if log:
             decades = [10.0**e for e in range(-2, 5)]
@@ -342,7 +348,7 @@ class Journey:
             "yaxis": {"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
         }
         switch = Switch("Batch", [f"B = {B}" for B in self.batches])
-        return Figure(data, layout, alts, [switch], {}, self.source)
+        return Figure(data, layout, alts, [switch], numbers, self.source)
 
     def mix(self, which: str, names: list[str]) -> Figure:
         """Instructions that a warp issues for each row of tokens, by class, for some steps."""
@@ -381,7 +387,9 @@ class Journey:
             "yaxis": {"autorange": "reversed", "showgrid": False, "ticksuffix": " "},
         }
         alt = f"Instructions of the {which} pass for each row: {said}."
-        return Figure(data, layout, {"0": alt}, [], {}, self.source)
+        body = [[n, *(style.number(d["x"][i]) for d in data)] for i, (n, _) in enumerate(shown)]
+        numbers = Table(["step", *KINDS], body, f"Warp instructions a row; {self.study.line}.")
+        return Figure(data, layout, {"0": alt}, [], {"0": numbers}, self.source)
 
     def wave_rows(self, B: int) -> list[dict]:
         found = [r for r in self.study.select(part="waves", B=B) if r["median_ms"]]
@@ -433,7 +441,7 @@ class Journey:
         """Choose a step: its place under the roofline, and where its time goes."""
         sheet = data_sheets.of(self.gpu.gpu)
         names, batches = [step.name for step in STEPS], self.batches
-        data, alts = [], {}
+        data, alts, numbers = [], {}, {}
         if sheet:
             data += roofs(sheet)
         for j, B in enumerate(batches):
@@ -458,8 +466,9 @@ class Journey:
                 first = i == 0 and j == 0
                 data += self._chosen(name, B, [i, j], first)
                 alts[f"{i},{j}"] = self._words(name, B)
+                numbers[f"{i},{j}"] = self._bar_table(name, B)
         switches = [Switch("Step", names), Switch("Batch", [f"B = {B}" for B in batches])]
-        return Figure(data, EXPLORER, alts, switches, {}, self.source)
+        return Figure(data, EXPLORER, alts, switches, numbers, self.source)
 
     def place(self, name: str, B: int) -> tuple[float, float] | None:
         """(FLOPs for each byte that crosses the bus, TFLOP/s) of a step."""
@@ -535,6 +544,18 @@ class Journey:
                 parts["between"] = rest
             bars["time"] = {part: parts[part] for part in ORDER if part in parts}
         return bars
+
+    def _bar_table(self, name: str, B: int) -> Table:
+        body = [
+            [label, part, style.number(ms)]
+            for label, parts in self._bars(name, B).items()
+            for part, ms in parts.items()
+        ]
+        place = self.place(name, B)
+        where = f"{style.number(place[0])} FLOPs a byte, " if place else ""
+        rate = f"{style.number(place[1])} TFLOP/s, " if place else ""
+        caption = f"{name}, B = {B}: {where}{rate}{self.study.line}."
+        return Table(["bar", "part", "time [ms]"], body, caption, words=("part",))
 
     def _words(self, name: str, B: int) -> str:
         bars = self._bars(name, B)

@@ -154,9 +154,9 @@ def in_a_fresh_process(contender: str, shape: Shape, work: str) -> dict:
     return fresh.call(__name__, "one_call", {"contender": contender, "work": work, **asdict(shape)})
 
 
-def surveys(names: list[str], **options):
+def surveys(items: list[str], **options):
     """`survey` of one contender after another, each followed by {"done": name}."""
-    for name in names:
+    for name in items:
         yield from survey(name, **options)
         yield {"done": name}
 

@@ -110,8 +110,12 @@ def disassemble(cubin: bytes) -> str | None:
 # ----- compiled kernels -------------------------------------------------------------------------
 
 
-def compiled_kernels(package: str = "kernels") -> list[dict]:
-    """A row for each Triton kernel of a package that this process has compiled and launched."""
+def compiled_kernels(package: str = "kernels", known: set[int] | None = None) -> list[dict]:
+    """A row for each Triton kernel of a package that this process has compiled and launched.
+
+    Those in `known` are left out, and those that were found are put there.
+    """
+    known = set() if known is None else known
     found = {}
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] != package:
@@ -124,7 +128,9 @@ def compiled_kernels(package: str = "kernels") -> list[dict]:
         for caches in function.device_caches.values():
             parts = caches if isinstance(caches, tuple) else (caches,)
             kernels = [k for part in parts if isinstance(part, dict) for k in part.values()]
-            rows += [_compiled(function, k) for k in kernels if hasattr(k, "asm")]
+            new = [k for k in kernels if hasattr(k, "asm") and id(k) not in known]
+            known |= {id(k) for k in new}
+            rows += [_compiled(function, k) for k in new]
     return sorted(rows, key=lambda r: (r["kernel"], r["constants"]))
 
 
@@ -259,20 +265,26 @@ def rates(contender, shape: Shape, work: str, ms: float, ceiling: dict[str, floa
     return found
 
 
-def survey(contender: str = "book", cases: list | None = None) -> dict:
-    """{"rows": [...]}: ceilings, then every case, then what was compiled. For a fresh process."""
-    rows = ceilings()
-    ceiling = {k: v for r in rows for k, v in r.items() if k in ("GBps", "TFLOPs")}
-    for shape, work in cases if cases is not None else [(asdict(s), w) for s, w in CASES]:
+def survey(items: list, contender: str = "book"):
+    """Yields rows of ceilings, then of each (shape, work), with what was compiled for it.
+
+    For a fresh process: after the rows of an item comes {"done": its shape}.
+    """
+    ceiling = {}
+    for row in ceilings():
+        ceiling |= {k: v for k, v in row.items() if k in ("GBps", "TFLOPs")}
+        yield row
+    known: set[int] = set()
+    for shape, work in items:
         try:
-            rows += case(contender, work, ceiling, **shape)
+            yield from case(contender, work, ceiling, **shape)
         except Exception as problem:
             reason = runner.one_line(problem)
             del problem
-            rows.append({"kind": "case", "work": work, **shape, "reason": reason})
+            yield {"kind": "case", "work": work, **shape, "reason": reason}
             runner.free("cuda")
-    rows += [{"kind": "compiled", **row} for row in compiled_kernels()]
-    return {"rows": rows}
+        yield from ({"kind": "compiled", **row} for row in compiled_kernels(known=known))
+        yield {"done": shape}
 
 
 # ----- hardware counters ------------------------------------------------------------------------

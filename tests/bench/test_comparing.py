@@ -156,6 +156,8 @@ def test_what_is_no_longer_right_is_a_regression(record, tmp_path, capsys):
     two = str(results.write(head, tmp_path / "two.json"))
     assert cli.main(["compare", one, one, "--regressions", "5"]) == 0
     assert "0 of 88 cases" in capsys.readouterr().out
+    assert cli.main(["compare", one, two, "--regressions", "5", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)) == 88
     assert cli.main(["compare", one, two, "--regressions", "5", "--markdown"]) == 1
     told = capsys.readouterr().out
     assert "2 of 88 cases" in told and "| base [ms] | head [ms] | change |" in told

@@ -134,6 +134,7 @@ def test_the_ladder_is_drawn(told):
     bars = [trace for trace in figure.data if trace["type"] == "bar"]
     assert [bar["y"] for bar in bars] == [NAMES, NAMES] and bars[0]["x"][0] == 10.0
     assert set(figure.alts) == {"0", "1"} and "library" in figure.alts["0"]
+    assert figure.numbers["0"].rows[0][2:] == ["10", "7\u00a0%"]
     figure = told.ladder("fused", log=False)
     figure.plotly()
     assert figure.data[0]["y"][0] == "fused" and "type" not in figure.layout["xaxis"]
@@ -142,7 +143,9 @@ def test_the_ladder_is_drawn(told):
 def test_the_explorer_has_a_text_for_every_choice(told):
     figure = told.explorer()
     figure.plotly()
-    assert len(figure.alts) == 2 * len(NAMES)
+    assert len(figure.alts) == len(figure.numbers) == 2 * len(NAMES)
+    fused = figure.numbers[f"{NAMES.index('fused')},0"].rows
+    assert ["time", "state", "0.5"] in fused and ["copy", "copy", "0.7"] in fused
     assert all(len(trace["meta"]) == 2 for trace in figure.data)
     shown = figure.alts[f"{NAMES.index('fused')},0"]
     assert "time: PyTorch 0.2 ms, state 0.5 ms, output 0.3 ms, between" in shown
@@ -163,6 +166,7 @@ def test_instructions_are_counted_for_a_row(told):
     exponentials = next(d for d in figure.data if d["name"] == "exponentials")
     assert exponentials["x"] == [64 * 4 / 64, 64 * 4 / 128]
     assert "fused: tensor cores 0.25, exponentials 4" in figure.alt
+    assert figure.numbers["0"].rows[0][:3] == ["fused", "0.25", "4"]
 
 
 def test_waves_are_predicted_one_after_the_other(told):

@@ -135,9 +135,9 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
     asked = []
 
     def stream(module, function, options, timeout_s):
-        asked.append(list(options["names"]))
+        asked.append(list(options["items"]))
         found = []
-        for name in options["names"]:
+        for name in options["items"]:
             found.append({"kind": "peak", "contender": name, "status": "ok"})
             if name == "sdpa-math":
                 return found, "its process ended (SIGSEGV): x"

@@ -112,6 +112,9 @@ def test_compiled_kernels_are_found_in_the_package(monkeypatch):
     assert row["loop: tensor cores"] == 1
     assert row["all: local memory"] == 1
     assert row["ptx: wgmma.mma_async"] == 1
+    known = set()
+    assert len(profiling.compiled_kernels("madeup", known)) == 1
+    assert profiling.compiled_kernels("madeup", known) == []
     monkeypatch.setattr(profiling, "disassemble", lambda cubin: None)
     (row,) = profiling.compiled_kernels("madeup")
     assert not any(name.startswith("loop") for name in row)
@@ -188,9 +191,20 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
         {"kind": "ceiling", "what": "copy", "median_ms": 0.7, "GBps": 3000.0},
         {"kind": "case", **where, "median_ms": 0.8, "GBps": 2700.0, "share_of_copy": 0.9},
         {"kind": "kernel", **where, "kernel": "state_kernel", "ms": 0.4, "share": 0.5},
-        {"kind": "compiled", "kernel": "state_kernel", "registers": 168, "loop: tensor cores": 4},
-    ]
-    monkeypatch.setattr(fresh, "call", lambda *a, **k: {"rows": list(rows)})
+        {
+            "kind": "compiled", "kernel": "state_kernel", "constants": "", "registers": 168,
+            "loop: tensor cores": 4,
+        },
+    ]  # fmt: skip
+
+    def stream(module, function, options, timeout_s):
+        """The second case ends its process; a new one measures the ceilings again."""
+        items, found = options["items"], [rows[0]]
+        if items[0][0]["causal"]:
+            return [rows[0] | {"GBps": 1.0}], "SIGSEGV"
+        return [*found, *rows[1:], {"done": items[0][0]}], "SIGSEGV"
+
+    monkeypatch.setattr(fresh, "stream", stream)
     monkeypatch.setattr(profiling.shutil, "which", lambda name: None)
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
     monkeypatch.setattr(hardware, "provenance", lambda *_: GPU)
@@ -198,10 +212,12 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
     told = capsys.readouterr().out
     for words in ("Measured ceilings", "state_kernel", "168", "tensor cores", "ncu, the profiler"):
         assert words in told
-    assert len(studies.read(tmp_path / "made-up-gpu-1" / "profile.json").rows) == 5
+    assert len(studies.read(tmp_path / "made-up-gpu-1" / "profile.json").rows) == 6
+    kinds = [r["kind"] for r in study.measure(True, lambda text: None)]
+    assert kinds == ["ceiling", "case", "kernel", "case", "compiled", "counters"]
     assert len(reports.profile(studies.Study("profile", GPU, rows))) == 5
 
-    monkeypatch.setattr(fresh, "call", lambda *a, **k: {"failed": "SIGSEGV"})
+    monkeypatch.setattr(fresh, "stream", lambda *a, **k: ([], "SIGSEGV"))
     with pytest.raises(BenchError, match="SIGSEGV"):
         study.measure(True, print)
 
@@ -213,7 +229,8 @@ def test_the_disassembler_of_triton_is_there():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch.profiler, SASS")
 def test_a_profile_on_a_gpu():
     shape = {"B": 1, "H": 2, "N": 1024}
-    rows = profiling.survey(cases=[(shape, FORWARD)])["rows"]
+    *rows, done = profiling.survey([(shape, FORWARD)])
+    assert done == {"done": shape}
     kinds = {r["kind"] for r in rows}
     assert {"ceiling", "case", "kernel", "compiled"} <= kinds, rows
     compiled = [r for r in rows if r["kind"] == "compiled"]
