@@ -1,6 +1,11 @@
 """Linear attention in Triton: complete causal and bidirectional kernels, forward and backward."""
 
 from .arguments import LinearAttentionState
-from .ops import linear_attention, linear_attention_step
+from .ops import INTERPRETED, linear_attention, linear_attention_step
+
+if INTERPRETED:
+    from .interpreter import mend
+
+    mend()
 
 __all__ = ["LinearAttentionState", "linear_attention", "linear_attention_step"]

@@ -190,11 +190,14 @@ def leaf(x):
     return x.detach().requires_grad_()
 
 
-def run(function, q, k, v, initial_state=None, *, backward=True, wrt=None, **options):
+def run(
+    function, q, k, v, initial_state=None, *, backward=True, wrt=None, do_mean=0.0, **options
+):  # fmt: skip
     """{name: tensor} of all that comes out: o, kv, z and the gradients, for a random loss.
 
     The loss weighs every element of the output and of the returned state at random.
-    `wrt` restricts the inputs that get a gradient.
+    `wrt` restricts the inputs that get a gradient. With `do_mean` the gradient of the output
+    has a mean, so that a gradient which is one sum of it does not vanish by chance.
     """
     inputs = {"q": q, "k": k, "v": v}
     if initial_state is not None:
@@ -210,7 +213,7 @@ def run(function, q, k, v, initial_state=None, *, backward=True, wrt=None, **opt
     if backward:
         grads = {n: randn(*x.shape, seed=20 + i) for i, (n, x) in enumerate(results.items())}
         # rounded to the output's dtype, so that both sides start from the same numbers
-        grads["o"] = grads["o"].to(q.dtype)
+        grads["o"] = (grads["o"] + do_mean).to(q.dtype)
         loss = sum((x * grads[n].to(x.dtype)).sum() for n, x in results.items())
         # every element of it has a gradient of one, as torch.sum hands on a stride of 0
         found = torch.autograd.grad(loss, [inputs[n] for n in wrt], allow_unused=True)
@@ -219,9 +222,13 @@ def run(function, q, k, v, initial_state=None, *, backward=True, wrt=None, **opt
     return {n: x.detach() for n, x in results.items()}
 
 
-def agree(subject, q, k, v, initial_state=None, *, backward=True, wrt=None, **options):
+def agree(
+    subject, q, k, v, initial_state=None, *, backward=True, wrt=None, do_mean=0.0, **options
+):  # fmt: skip
     """Asserts that all the subject returns is near the truth, and of the right dtype."""
-    both = {"initial_state": initial_state, "backward": backward, "wrt": wrt}
+    both = {
+        "initial_state": initial_state, "backward": backward, "wrt": wrt, "do_mean": do_mean,
+    }  # fmt: skip
     known = {n: x for n, x in options.items() if n != "enable_gqa"}
     expected = run(truth, q, k, v, **both, **known)
     found = run(subject, q, k, v, **both, **options, return_state=True)

@@ -24,13 +24,19 @@ def assert_right(step, q, k, v, **options):
     assert_close(step.name, o, truth(q, k, v)[0], TOLERANCE[q.dtype])
 
 
-def runs_here(step):
-    """Too many stages fail on a GPU; the interpreter has no shared memory to run out of."""
-    return not (ON_GPU and step.name == "too-deep")
+def runs_here(step, dtype=torch.float32):
+    """Too many stages fail on a GPU; the interpreter has no shared memory to run out of.
+
+    What takes more rows at a time has room for them where a number has two bytes.
+    """
+    deep = step.name == "too-deep" or (step.name == "wider" and dtype == torch.float32)
+    return not (ON_GPU and deep)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("step", [s for s in STEPS if runs_here(s)], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "step, dtype",
+    [pytest.param(s, t, id=f"{s.name}-{t}") for s in STEPS for t in DTYPES if runs_here(s, t)],
+)
 def test_every_step_is_right(step, dtype):
     assert_right(step, *qkv(2 * max(step.rows, 48), B=2, H=1, dtype=dtype))
 

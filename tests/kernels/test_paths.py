@@ -113,12 +113,14 @@ def test_kernels_is_ours():
     )
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("fla") is None, reason="flash-linear-attention is not installed"
-)
+FLA = importlib.util.find_spec("fla")
+
+
+@pytest.mark.skipif(FLA is None, reason="flash-linear-attention is not installed")
 @pytest.mark.parametrize("order", ["import kernels, fla", "import fla, kernels"])
 def test_ours_and_fla_live_in_one_process(order):
-    python(f"{order}; kernels.linear_attention; fla.__version__")
+    where = f"import sys; sys.path.append({str(Path(FLA.origin).parents[1])!r})"
+    python(f"{where}; {order}; kernels.linear_attention; fla.__version__")
 
 
 @both_ways
