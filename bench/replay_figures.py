@@ -19,8 +19,8 @@ SCRIPT = """
   const replays = JSON.parse(root.querySelector("script").textContent);
   const [canvas, slider, words] = ["canvas", "input", "p"].map((x) => root.querySelector(x));
   const choice = root.querySelector("select");
-  const palette = PALETTE;
-  const label = 64, gap = 26, top = 18;
+  const palette = [...PALETTE, "#B5179E"]; // the matrix product has nine programs
+  const label = 64, gap = 26, top = 40;
 
   // Tall tensors are drawn lying down, so that a row of memory is a column of the picture.
   const placed = ([rows, width]) => (rows > 3 * width ? [rows, width, true] : [width, rows, false]);
@@ -71,7 +71,7 @@ SCRIPT = """
     for (const [name, size] of Object.entries(replay.tensors)) {
       const [columns, lines, lying] = placed(size);
       const w = Math.min(14, (width - label - 8) / columns);
-      const h = Math.max(4, Math.min(14, lines > 8 ? w : 14));
+      const h = Math.max(lines > 40 ? 4 : 9, Math.min(14, lines > 8 ? w : 14));
       boxes.push({ name, size, columns, lines, lying, w, h, y });
       y += lines * h + gap;
     }
@@ -84,6 +84,16 @@ SCRIPT = """
     const ink = getComputedStyle(root).color;
     pen.font = "14px " + getComputedStyle(root).fontFamily;
     pen.textBaseline = "middle";
+    const now = replay.events.filter((e) => e.step === step).map((e) => e.program);
+    let x = label;
+    for (const program of [...new Set(now)].sort((a, b) => a - b)) {
+      pen.fillStyle = palette[program % palette.length];
+      pen.fillRect(x, 6, 12, 12);
+      pen.fillStyle = ink;
+      pen.fillText(program, x + 16, 13);
+      x += 22 + pen.measureText(program).width;
+    }
+    pen.fillText("program", 0, 13);
     for (const box of boxes) {
       const [rows, across] = box.size;
       const at = (s) => {
@@ -92,9 +102,11 @@ SCRIPT = """
       };
       const cell = (s, part = 0, of = 1) => {
         const [c, l] = at(s);
-        const inner = box.w > 4 ? box.w - 1 : box.w;
-        pen.fillRect(label + c * box.w + (part * inner) / of, box.y + l * box.h,
-          inner / of, box.h - 1);
+        const inner = box.w > 4 ? box.w - 1 : box.w, high = box.h - 1;
+        // Programs that share a cell share its longer side.
+        const [x, y] = [label + c * box.w, box.y + l * box.h];
+        if (high > inner) pen.fillRect(x, y + (part * high) / of, inner, high / of);
+        else pen.fillRect(x + (part * inner) / of, y, inner / of, high);
       };
       pen.fillStyle = ink;
       pen.globalAlpha = 1;
