@@ -147,6 +147,12 @@ class Recording(TorchDispatchMode):
         aten.new_zeros.default: 0,
     }
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would import its compiler, seconds at the first call, only to keep it out here;
+        `replayed` is not reached while it compiles."""
+        return False
+
     def __init__(self, inputs: tuple):
         super().__init__()
         self.inputs = inputs
