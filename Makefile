@@ -11,6 +11,7 @@ RUN := .venv/bin/python
 BASE ?= main
 COLAB_IMAGE ?= us-docker.pkg.dev/colab-images/public/runtime:latest
 TOOL := PYTHONPATH=chapters/_ext $(RUN) -m book_ext
+SEE_HOST := import glob, site; open(glob.glob('.venv/lib/python*/site-packages')[0] + '/host.pth', 'w').write('\n'.join(site.getsitepackages()))
 CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 # The set-up counts as done only when this file is there. Its name changes with all that it depends on.
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
@@ -118,7 +119,9 @@ $(READY):
 	  echo "'$(PYTHON)' cannot make a virtual environment: install its venv package (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@echo "Setting up .venv: once, a few minutes."
 	@rm -rf .venv
+	@# Where PYTHON is that of a virtual environment, a new one sees that one's packages by a .pth file alone.
 	@$(PYTHON) -m venv $(if $(HOST_TORCH),--system-site-packages) .venv && \
+	  $(if $(HOST_TORCH),$(PYTHON) -c "$(SEE_HOST)" &&) \
 	  .venv/bin/python -m pip --disable-pip-version-check install --requirement requirements.txt $(CONSTRAINTS) || { \
 	  echo "The set-up did not finish (pip gives the reason above): check network and disk space, then run the same command again." >&2; exit 1; }
 	@echo '$(PYTHON) $(HOST_TORCH)' > .venv/choice

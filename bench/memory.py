@@ -5,6 +5,7 @@ leave out what a process holds beside it: the CUDA context and loaded kernels, h
 more. A smaller GPU is imitated by a limit on that allocator.
 """
 
+import gc
 import time
 from dataclasses import asdict, dataclass
 
@@ -47,15 +48,18 @@ class Model:
 
 
 def fit(points: list[tuple[int, float]]) -> Model:
-    """A model through the last three (N, peak bytes); a line where N² adds less than a hundredth.
+    """A model through the last three (N, peak bytes), or a line through the last two.
 
+    A line where N² adds less than a hundredth, and where the peak grew no faster than N: then the
+    three points are bent by something else, such as another algorithm for short sequences.
     Raises ValueError with fewer than two points.
     """
     points = sorted(points)[-3:]
     if len(points) < 2:
         raise ValueError("a model needs peaks at two lengths")
     n, peak = (np.array(column, dtype=float) for column in zip(*points, strict=True))
-    if len(points) == 3:
+    faster = peak[-1] * n[-2] > 1.02 * peak[-2] * n[-1]
+    if len(points) == 3 and faster:
         per_pair, per_token, fixed = np.polyfit(n, peak, 2)
         if per_pair * n[-1] ** 2 > 0.01 * peak[-1] and per_token >= 0:
             return Model(float(fixed), float(per_token), float(per_pair))
@@ -85,6 +89,16 @@ def largest(fits, guess: int, tolerance: float = 0.02) -> tuple[int, int]:
         middle = (low + high) // 2 // STEP * STEP
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low, high
+
+
+def run_once(contender, shape: Shape, work: str, device: str = "cuda") -> dict:
+    """Only to see whether it fits."""
+    runner.free(device)
+    call = runner.call_of(contender, *inputs(contender, shape, work, device), shape.causal)
+    with contender.context():
+        call()
+        runner.synchronize(device)
+    return {}
 
 
 def call_once(contender, shape: Shape, work: str, device: str = "cuda") -> dict:
@@ -157,6 +171,7 @@ def in_a_fresh_process(contender: str, shape: Shape, work: str) -> dict:
 def surveys(items: list[str], **options):
     """`survey` of one contender after another, each followed by {"done": name}."""
     for name in items:
+        gc.freeze()  # the objects of packages, which each collection between calls would go through
         yield from survey(name, **options)
         yield {"done": name}
 
@@ -199,13 +214,14 @@ def survey(
             yield row | _fits(c, shape, work, size, points, device)
 
 
-def _try(contender, shape: Shape, work: str, device: str) -> dict:
-    """What a call needs, or why it does not run."""
+def _try(contender, shape: Shape, work: str, device: str, peaks: bool = True) -> dict:
+    """What a call needs, or why it does not run; without `peaks` only that it does."""
     refusal = contender.refusal(shape)
     if refusal is not None:
         return {"status": "failed", "reason": refusal}
+    look = call_once if peaks else run_once
     try:
-        return {"status": "ok", "reason": None, **call_once(contender, shape, work, device)}
+        return {"status": "ok", "reason": None, **look(contender, shape, work, device)}
     except Exception as problem:
         fact = {"status": "failed", "reason": runner.one_line(problem)}
         fact["out_of_memory"] = isinstance(problem, torch.OutOfMemoryError)
@@ -240,7 +256,7 @@ def _fits(contender, shape, work, size_gib: int, points, device: str) -> dict:
     seen = {}
 
     def fits(n):
-        seen[n] = _try(contender, shape(n), work, device)
+        seen[n] = _try(contender, shape(n), work, device, peaks=False)
         if seen[n]["status"] != "ok" and not seen[n].get("out_of_memory"):
             raise RuntimeError(f"at N = {n}: {seen[n]['reason']}")
         return seen[n]["status"] == "ok"

@@ -24,6 +24,15 @@ def test_a_model_is_found_again_and_turned_around(model):
     assert found.longest(10.0) == 0
 
 
+@pytest.mark.parametrize("short", [3.0, 4.5, 9.0])
+def test_another_algorithm_for_short_sequences_is_no_square(short):
+    """From N = 16K on three bytes for each of a million; at 4K more, or less."""
+    points = [(4096, short * 4096e3), (16384, 3.0 * 16384e3), (65536, 3.01 * 65536e3)]
+    model = memory.fit(points)
+    assert model.per_pair == 0
+    assert model.bytes(2**21) == pytest.approx(3.01e3 * 2**21, rel=0.01)
+
+
 def test_two_points_make_a_line_and_one_makes_nothing():
     assert memory.fit([(1024, 3e6), (2048, 5e6)]).per_pair == 0
     with pytest.raises(ValueError, match="two lengths"):
@@ -91,6 +100,7 @@ def test_a_survey_predicts_and_runs_into_the_limit(enter, monkeypatch):
         limit["bytes"] = share * 80 * 2**30
 
     monkeypatch.setattr(memory, "call_once", call_once)
+    monkeypatch.setattr(memory, "run_once", call_once)
     monkeypatch.setattr(memory, "limit_memory", limit_memory)
     rows = list(memory.survey(enter("x"), [(False, FORWARD)], **SMALL))
     for row in rows[2:]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import site
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,16 @@ def test_the_choice_of_python_is_remembered(fresh, working):
     assert sets_up(fresh, working, "HOST_TORCH=1")
     assert not sets_up(fresh)
     assert sets_up(fresh, "HOST_TORCH=")
+
+
+def test_packages_of_a_host_that_is_a_virtual_environment_are_seen(fresh):
+    there = fresh / ".venv/lib/python3/site-packages"
+    real = (
+        f'if [ "$2" = venv ]; then mkdir -p .venv/bin {there}; '
+        "printf '#!/bin/sh\\n' > .venv/bin/python; chmod +x .venv/bin/python; "
+        f'elif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
+    )
+    assert sets_up(fresh, python(fresh, real), "HOST_TORCH=1")
+    assert (there / "host.pth").read_text().splitlines() == site.getsitepackages()
+    assert sets_up(fresh, python(fresh, real), "HOST_TORCH=")
+    assert not (there / "host.pth").exists()
