@@ -37,6 +37,7 @@ def check_attention(
     return_state,
     cu_seqlens,
     enable_gqa,
+    decay=None,
     float64=False,
 ):
     """Raises TypeError or ValueError that names the argument, what came and what is allowed.
@@ -68,9 +69,21 @@ def check_attention(
         sequences = cu_seqlens.numel() - 1
     if initial_state is not None:
         _check_state("initial_state", initial_state, q, k, v, sequences, feature_map, float64)
+    if decay is not None:
+        _check_decay(decay, k, "N", float64)
+        if q.shape[2] != k.shape[2]:
+            raise ValueError(
+                "decay needs as many queries as keys: "
+                f"q has {q.shape[2]} tokens, k has {k.shape[2]}"
+            )
+        if not causal and (initial_state is not None or return_state):
+            name = "return_state=True" if initial_state is None else "initial_state"
+            raise ValueError(
+                f"{name} with decay needs causal=True: in both directions there is no one state"
+            )
 
 
-def check_step(q, k, v, state, *, feature_map, normalize, scale, eps, enable_gqa):
+def check_step(q, k, v, state, *, feature_map, normalize, scale, eps, enable_gqa, decay=None):
     """The same for one token: q [B, H, D], k [B, Hk, D], v [B, Hk, Dv] and a state."""
     _check_bool("normalize", normalize)
     _check_bool("enable_gqa", enable_gqa)
@@ -78,6 +91,8 @@ def check_step(q, k, v, state, *, feature_map, normalize, scale, eps, enable_gqa
     _check_heads(q, k, v, enable_gqa)
     _check_numbers(feature_map, scale, eps)
     _check_state("state", state, q, k, v, q.shape[0], feature_map, float64=False)
+    if decay is not None:
+        _check_decay(decay, k, "", float64=False)
 
 
 def check_features(q, k, fq, fk, state=None, state_name="initial_state"):
@@ -107,6 +122,11 @@ def check_features(q, k, fq, fk, state=None, state_name="initial_state"):
             f"{state_name}.kv and {state_name}.z must have as many features as feature_map gives, "
             f"{fk.shape[-1]}, not {state[1].shape[-1]}"
         )
+
+
+def decay_of_each(decay, k):
+    """decay as [B, Hk, N], without a copy: one for each token of k [B, Hk, N, D]."""
+    return decay if decay.ndim == 3 else decay[None, :, None].expand(k.shape[:3])
 
 
 def sequence_bounds(cu_seqlens):
@@ -232,6 +252,27 @@ def _check_state(name, state, q, k, v, sequences, feature_map, float64):
         raise ValueError(
             f"{name}.kv and {name}.z must have the same number of features, "
             f"not {state[0].shape[2]} and {state[1].shape[2]}"
+        )
+
+
+def _check_decay(decay, k, dims, float64):
+    """decay [Hk] or, for k [B, Hk, N, D], [B, Hk, N]; for k [B, Hk, D] and no `dims`, [B, Hk]."""
+    if not isinstance(decay, torch.Tensor):
+        raise TypeError(f"decay must be a tensor or None, not {type(decay).__name__}")
+    if decay.dtype != torch.float32 and not (float64 and decay.dtype == torch.float64):
+        raise TypeError(f"decay must be float32, the logarithm of a factor, not {decay.dtype}")
+    allowed = (tuple(k.shape[1:2]), tuple(k.shape[:-1]))
+    if tuple(decay.shape) not in allowed:
+        raise ValueError(
+            f"decay must have shape [H] {allowed[0]} or [B, H{', ' + dims if dims else ''}] "
+            f"{allowed[1]}, with the heads of k, not {tuple(decay.shape)}"
+        )
+    if decay.device != k.device:
+        raise ValueError(f"decay must be on {k.device} like q, not on {decay.device}")
+    if decay.device.type == "cpu" and _values_can_be_read(decay) and (decay > 0).any():
+        raise ValueError(
+            "decay is the logarithm of a factor of at most 1, and must not be positive; "
+            f"its largest value is {decay.max().item():g}"
         )
 
 

@@ -2,6 +2,8 @@
 
     S ← S + φ(k) vᵀ,   z ← z + φ(k),   o = φ(q)ᵀ S / (φ(q)·z + eps)
 
+With a decay, S and z are multiplied by exp(g) first.
+
 Source: Katharopoulos et al., Transformers are RNNs, 2020.
 """
 
@@ -22,6 +24,7 @@ def step_kernel(
     v,  # [B, H // GROUP, DV]
     kv,  # [B, H // GROUP, D, DV] float32
     z,  # [B, H // GROUP, D] float32
+    decay,  # [B, H // GROUP] float32, log of a factor; only if HAS_DECAY
     o,  # [B, H, DV] contiguous, written
     new_kv,  # [B, H // GROUP, D, DV] float32 contiguous, written
     new_z,  # [B, H // GROUP, D] float32 contiguous, written
@@ -30,10 +33,11 @@ def step_kernel(
     stride_vb, stride_vh, stride_vd,
     stride_sb, stride_sh, stride_sd, stride_sv,
     stride_zb, stride_zh, stride_zd,
+    stride_gb, stride_gh,
     H, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, HAS_DECAY: tl.constexpr,
 ):  # fmt: skip
     """The step for one key head and its GROUP query heads; no tensor cores, all in float32."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
@@ -57,6 +61,11 @@ def step_kernel(
     )  # fmt: skip
     b_z = tl.load(z + b * stride_zb + h * stride_zh + offs_d * stride_zd, keep_d, 0.0)  # [BLOCK_D]
     fk = phi(b_k.to(tl.float32), keep_d, 0, FEATURE_MAP, False)
+    if HAS_DECAY:
+        g = tl.load(decay + b * stride_gb + h * stride_gh)
+        left = tl.exp(tl.minimum(g, 0.0, propagate_nan=tl.PropagateNan.ALL))
+        s *= left
+        b_z *= left
     s += fk[:, None] * b_v.to(tl.float32)[None, :]
     b_z += fk
     tl.store(new_kv + head * D * DV + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
@@ -76,7 +85,7 @@ def step_kernel(
     # [step-kernel:end]
 
 
-def step(q, k, v, kv, z, feature_map, normalize, scale, eps):
+def step(q, k, v, kv, z, decay, feature_map, normalize, scale, eps):
     """o [B, H, Dv] in q's dtype and the new state, kv [B, Hk, D, Dv] and z [B, Hk, D] float32."""
     B, H, D = q.shape
     Hk, DV = v.shape[1:]
@@ -85,10 +94,15 @@ def step(q, k, v, kv, z, feature_map, normalize, scale, eps):
     new_z = torch.empty((B, Hk, D), dtype=torch.float32, device=q.device)
     tile = configs.tile("step_kernel", D, DV, q.dtype, configs.hardware(q.device)[0])
     launch(
-        step_kernel, B * Hk * configs.cdiv(DV, tile.values), (q, k, v, kv, z, o, new_kv, new_z),
-        (*q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride()),
+        step_kernel, B * Hk * configs.cdiv(DV, tile.values),
+        (q, k, v, kv, z, decay, o, new_kv, new_z),
+        (
+            *q.stride(), *k.stride(), *v.stride(), *kv.stride(), *z.stride(),
+            *((0, 0) if decay is None else decay.stride()),
+        ),
         H=H, scale=scale, eps=eps, D=D, DV=DV, GROUP=H // Hk,
         BLOCK_D=tile.features, BLOCK_DV=tile.values,
-        FEATURE_MAP=feature_map, NORMALIZE=normalize, num_warps=tile.num_warps,
+        FEATURE_MAP=feature_map, NORMALIZE=normalize, HAS_DECAY=decay is not None,
+        num_warps=tile.num_warps,
     )  # fmt: skip
     return o, new_kv, new_z

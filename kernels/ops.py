@@ -8,8 +8,16 @@ import torch
 import triton
 from torch.autograd import forward_ad
 
-from . import bidirectional, causal, configs, decode, reference, short
-from .arguments import DTYPES, LinearAttentionState, check_attention, check_features, check_step
+from . import bidirectional, causal, configs, decay_backward, decode, reference, short
+from . import decay as decayed
+from .arguments import (
+    DTYPES,
+    LinearAttentionState,
+    check_attention,
+    check_features,
+    check_step,
+    decay_of_each,
+)
 from .launch import modes_active, replayed, transforms_active
 
 # Triton decides when its functions are defined; ours have been by now
@@ -30,6 +38,7 @@ def linear_attention(
     return_state: bool = False,
     cu_seqlens: torch.Tensor | None = None,
     enable_gqa: bool = False,
+    decay: torch.Tensor | None = None,
 ):
     """Linear attention, o_t = φ(q_t)ᵀ S_t / (φ(q_t)·z_t + eps), with S = Σ φ(k) vᵀ and z = Σ φ(k).
 
@@ -51,13 +60,21 @@ def linear_attention(
             i in rows cu_seqlens[i] to cu_seqlens[i + 1]; states are then [S, ...]. Checking its
             values waits for the GPU, except under torch.compile and CUDA graph capture.
         enable_gqa: k and v may have fewer heads than q, a divisor of H; states have k's heads.
+        decay: float32 logarithms g ≤ 0 of the factors by which the state decays, with k's heads:
+            [H], one for each head (RetNet, LION-D), or [B, H, N], one for each token too (simple
+            GLA, Mamba-2, LION-S). On the way to token t the state is multiplied by exp(g_t):
+            S_t = exp(g_t) S_{t-1} + φ(k_t) v_tᵀ, and z as well, the initial state included.
+            Bidirectional: key j counts exp(-|G_t - G_j|) for query t, with G the running sum of
+            g; then `initial_state` and `return_state` are refused. Below -100 counts as -100,
+            which forgets everything. Above 0 is refused on a CPU; on a GPU, where to look would
+            mean to wait, it counts as 0.
 
     Returns:
         o [B, H, N, Dv] in the dtype of q, or (o, LinearAttentionState) with `return_state`.
         Within `torch.autocast`, q, k and v are cast first, as for F.scaled_dot_product_attention.
         Every sum is kept in float32; float32 inputs are multiplied in float32. Gradients flow to
-        q, k, v and the initial state, also from the returned state; second derivatives raise
-        RuntimeError. Two runs agree bit for bit.
+        q, k, v, decay and the initial state, also from the returned state; second derivatives
+        raise RuntimeError. Two runs agree bit for bit.
 
         Causal outputs do not depend on what comes later, to the last bit, as long as later values
         are finite: a NaN or infinity in v also spoils the rows before it in the same chunk of up
@@ -68,15 +85,16 @@ def linear_attention(
             allowed.
 
     On a CPU, and on GPUs older than sm_80, `kernels.reference.chunked` does the work.
-    Source: Katharopoulos et al., Transformers are RNNs, 2020.
+    Source: Katharopoulos et al., Transformers are RNNs, 2020; decay: Sun et al., RetNet, 2023;
+    Yang et al., Gated Linear Attention, 2024; in both directions: Afzal et al., LION, 2025.
     """
     if torch._C._is_any_autocast_enabled():
         q, k, v = _autocast(q, k, v)
     options = (causal, feature_map, normalize, scale, eps, enable_gqa)
-    if initial_state is None and cu_seqlens is None and return_state is False:
+    if initial_state is cu_seqlens is decay is None and return_state is False:
         if _can_be_replayed(q, k, v):
             return replayed(_linear_attention, (q, k, v), options)
-    return _linear_attention(q, k, v, *options, initial_state, cu_seqlens, return_state)
+    return _linear_attention(q, k, v, *options, initial_state, cu_seqlens, return_state, decay)
 
 
 def _autocast(q, k, v):
@@ -97,7 +115,7 @@ def _can_be_replayed(*tensors):
 
 def _linear_attention(
     q, k, v, causal, feature_map, normalize, scale, eps, enable_gqa,
-    initial_state=None, cu_seqlens=None, return_state=False,
+    initial_state=None, cu_seqlens=None, return_state=False, decay=None,
 ):  # fmt: skip
     check_attention(
         q,
@@ -112,6 +130,7 @@ def _linear_attention(
         return_state=return_state,
         cu_seqlens=cu_seqlens,
         enable_gqa=enable_gqa,
+        decay=decay,
     )
     if scale is None:
         scale = q.shape[-1] ** -0.5
@@ -133,6 +152,7 @@ def _linear_attention(
             return_state=return_state,
             cu_seqlens=cu_seqlens,
             enable_gqa=enable_gqa,
+            decay=decay,
         )
     dtype = q.dtype
     if INTERPRETED and dtype == torch.bfloat16:  # the interpreter computes bfloat16 wrongly
@@ -142,8 +162,10 @@ def _linear_attention(
         initial = torch.cat([initial_state[0].flatten(2), initial_state[1]], dim=-1)
     if cu_seqlens is not None:
         cu_seqlens = cu_seqlens.contiguous()
+    if decay is not None:
+        decay = decay_of_each(decay, k)
     o, state, _ = _attend(
-        q, k, v, initial, cu_seqlens,
+        q, k, v, initial, cu_seqlens, decay,
         causal, feature_map, normalize, float(scale), float(eps), return_state,
     )  # fmt: skip
     if o.dtype != dtype:
@@ -166,6 +188,7 @@ def linear_attention_step(
     scale: float | None = None,
     eps: float = 1e-6,
     enable_gqa: bool = False,
+    decay: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, LinearAttentionState]:
     """One more token of causal linear attention, in constant time and memory.
 
@@ -173,6 +196,7 @@ def linear_attention_step(
         q: [B, H, D], k: [B, H, D], v: [B, H, Dv]; dtypes and sizes as in `linear_attention`.
         state: what came before: kv [B, H, D, Dv] and z [B, H, D], float32; zeros at the start.
         feature_map, normalize, scale, eps, enable_gqa: as in `linear_attention`.
+        decay: what the state is multiplied by first, as a float32 logarithm: [H] or [B, H].
 
     Returns:
         o [B, H, Dv] in the dtype of q, and the new state; the given one is left as it was.
@@ -185,17 +209,18 @@ def linear_attention_step(
         q, k, v = _autocast(q, k, v)
     options = (feature_map, normalize, scale, eps, enable_gqa)
     if type(state) is LinearAttentionState and _can_be_replayed(q, k, v, *state):
-        o, kv, z = replayed(_flat_step, (q, k, v, *state), options)
-        return o, LinearAttentionState(kv, z)
-    return _step(q, k, v, state, *options)
+        if decay is None or (decay.__class__ is torch.Tensor and not _autograd_asks((decay,))):
+            o, kv, z = replayed(_flat_step, (q, k, v, *state, decay), options)
+            return o, LinearAttentionState(kv, z)
+    return _step(q, k, v, state, decay, *options)
 
 
-def _flat_step(q, k, v, kv, z, *options):
-    o, state = _step(q, k, v, LinearAttentionState(kv, z), *options)
+def _flat_step(q, k, v, kv, z, decay, *options):
+    o, state = _step(q, k, v, LinearAttentionState(kv, z), decay, *options)
     return o, *state
 
 
-def _step(q, k, v, state, feature_map, normalize, scale, eps, enable_gqa):
+def _step(q, k, v, state, decay, feature_map, normalize, scale, eps, enable_gqa):
     check_step(
         q,
         k,
@@ -206,7 +231,10 @@ def _step(q, k, v, state, feature_map, normalize, scale, eps, enable_gqa):
         scale=scale,
         eps=eps,
         enable_gqa=enable_gqa,
+        decay=decay,
     )
+    if decay is not None:  # [B, Hk]
+        decay = decay.expand(k.shape[:2])
     if scale is None:
         scale = q.shape[-1] ** -0.5
     if not isinstance(feature_map, str):
@@ -214,7 +242,8 @@ def _step(q, k, v, state, feature_map, normalize, scale, eps, enable_gqa):
         check_features(q, k, fq, fk, state, "state")
         q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
     kv, z = state
-    if not _kernels_run(q) or _autograd_asks((q, k, v, kv, z)) or 0 in (*q.shape, *k.shape):
+    asked = _autograd_asks((q, k, v, kv, z) if decay is None else (q, k, v, kv, z, decay))
+    if not _kernels_run(q) or asked or 0 in (*q.shape, *k.shape):
         o, state = reference.recurrent(
             q.unsqueeze(2),
             k.unsqueeze(2),
@@ -227,13 +256,16 @@ def _step(q, k, v, state, feature_map, normalize, scale, eps, enable_gqa):
             initial_state=state,
             return_state=True,
             enable_gqa=enable_gqa,
+            decay=None if decay is None else decay.unsqueeze(2),
         )
         return o.squeeze(2), state
     dtype = q.dtype
     if INTERPRETED and dtype == torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
     with _device_of(q):
-        o, kv, z = decode.step(q, k, v, kv, z, feature_map, normalize, float(scale), float(eps))
+        o, kv, z = decode.step(
+            q, k, v, kv, z, decay, feature_map, normalize, float(scale), float(eps)
+        )
     return o.to(dtype), LinearAttentionState(kv, z)
 
 
@@ -268,14 +300,16 @@ def _device_of(x):
 
 
 def _attend(
-    q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps, keep
+    q, k, v, initial, cu_seqlens, decay, causal, feature_map, normalize, scale, eps, keep
 ):  # fmt: skip
     """o, the state and what is kept; the state is None unless `keep` or autograd wants it.
 
     Runs the kernels through the registered operator only where PyTorch has to see it, since its
     dispatch takes longer than the kernels of a short sequence."""
     tensors = (q, k, v) if initial is None else (q, k, v, initial)
-    arguments = (q, k, v, initial, cu_seqlens, causal, feature_map, normalize, scale, eps)
+    if decay is not None:
+        tensors = (*tensors, decay)
+    arguments = (q, k, v, initial, cu_seqlens, decay, causal, feature_map, normalize, scale, eps)
     save = _autograd_asks(tensors)
     if torch.compiler.is_compiling() or modes_active() or not _are_plain(tensors):
         return forward(*arguments, save)
@@ -303,15 +337,21 @@ def _autograd_asks(tensors):
     return forward_ad._current_level >= 0
 
 
-def _forward(q, k, v, initial, cu_seqlens, *options):
-    return replayed(_run_forward, (q, k, v, initial, cu_seqlens), options)
+def _forward(q, k, v, initial, cu_seqlens, decay, *options):
+    return replayed(_run_forward, (q, k, v, initial, cu_seqlens, decay), options)
 
 
 def _run_forward(
-    q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save, keep=True
+    q, k, v, initial, cu_seqlens, decay,
+    is_causal, feature_map, normalize, scale, eps, save, keep=True,
 ):  # fmt: skip
     arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
     with _device_of(q):
+        if decay is not None:
+            return decayed.forward(
+                q, k, v, initial, cu_seqlens, decay,
+                is_causal, feature_map, normalize, scale, eps, save,
+            )  # fmt: skip
         if cu_seqlens is None and configs.is_short(q, k, v):
             return *short.forward(
                 q, k, v, initial, is_causal, feature_map, normalize, scale, eps, keep
@@ -322,24 +362,29 @@ def _run_forward(
 
 
 def _backward(*arguments):
-    return replayed(_run_backward, arguments[:9], arguments[9:])
+    return replayed(_run_backward, arguments[:11], arguments[11:])
 
 
 def _run_backward(
-    q, k, v, initial, cu_seqlens, state, kept, do, dstate,
+    q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
     if dstate is not None:  # autograd hands over any strides, the kernels count on these
         dstate = dstate.contiguous()
     with _device_of(q):
+        if decay is not None:
+            return decay_backward.backward(
+                q, k, v, initial, cu_seqlens, decay, o, kept, do, dstate,
+                is_causal, feature_map, normalize, scale,
+            )  # fmt: skip
         if is_causal:
-            return causal.backward(
+            return *causal.backward(
                 q, k, v, initial, kept, do, dstate,
                 cu_seqlens, feature_map, normalize, scale, eps,
-            )  # fmt: skip
-        return bidirectional.backward(
+            ), None  # fmt: skip
+        return *bidirectional.backward(
             q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
-        )
+        ), None
 
 
 @torch.library.custom_op("triton_linear_attention::forward", mutates_args=())
@@ -349,6 +394,7 @@ def forward(
     v: torch.Tensor,
     initial: Optional[torch.Tensor],
     cu_seqlens: Optional[torch.Tensor],
+    decay: Optional[torch.Tensor],
     is_causal: bool,
     feature_map: str,
     normalize: bool,
@@ -356,24 +402,31 @@ def forward(
     eps: float,
     save: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, and what `causal.forward` keeps."""
+    """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, and what the forward pass keeps."""
     o, state, kept = _forward(
-        q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save
+        q, k, v, initial, cu_seqlens, decay, is_causal, feature_map, normalize, scale, eps, save
     )
-    if kept is None:
-        kept = q.new_empty(0, dtype=torch.float32)
-    return o, state, kept
+    return o, _or_nothing(state, q), _or_nothing(kept, q)
+
+
+def _or_nothing(x, like):
+    """An operator returns no None: an empty tensor stands for it."""
+    return like.new_empty(0, dtype=torch.float32) if x is None else x
 
 
 @forward.register_fake
-def _(q, k, v, initial, cu_seqlens, is_causal, feature_map, normalize, scale, eps, save):
+def _(q, k, v, initial, cu_seqlens, decay, is_causal, feature_map, normalize, scale, eps, save):
     B, H, N, D = q.shape
     Hk, Dv = v.shape[1], v.shape[3]
     S = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    kept = causal.kept_shape(q, k, v, cu_seqlens, save and is_causal)
+    if decay is None:
+        kept = causal.kept_shape(q, k, v, cu_seqlens, save and is_causal)
+    else:
+        kept = (B, H, N) if save and normalize else (0,)
+    has_state = decay is None or is_causal
     return (
         q.new_empty((B, H, N, Dv)),
-        q.new_empty((S, Hk, D * Dv + D), dtype=torch.float32),
+        q.new_empty((S, Hk, D * Dv + D) if has_state else (0,), dtype=torch.float32),
         q.new_empty(kept, dtype=torch.float32),
     )
 
@@ -385,8 +438,10 @@ def backward(
     v: torch.Tensor,
     initial: Optional[torch.Tensor],
     cu_seqlens: Optional[torch.Tensor],
-    state: torch.Tensor,
+    decay: Optional[torch.Tensor],
+    state: Optional[torch.Tensor],
     kept: Optional[torch.Tensor],
+    o: Optional[torch.Tensor],
     do: torch.Tensor,
     dstate: Optional[torch.Tensor],
     is_causal: bool,
@@ -394,17 +449,18 @@ def backward(
     normalize: bool,
     scale: float,
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dq, dk, dv as q, k, v and the gradient of the initial state [S, Hk, D * Dv + D] float32."""
-    return _backward(
-        q, k, v, initial, cu_seqlens, state, kept, do, dstate,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dq, dk, dv as q, k, v, the gradient of the initial state and of decay, both float32."""
+    *found, dinitial, ddecay = _backward(
+        q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
         is_causal, feature_map, normalize, scale, eps,
     )  # fmt: skip
+    return *found, _or_nothing(dinitial, q), _or_nothing(ddecay, q)
 
 
 @backward.register_fake
 def _(
-    q, k, v, initial, cu_seqlens, state, kept, do, dstate,
+    q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
     return (
@@ -412,23 +468,30 @@ def _(
         k.new_empty(k.shape),
         v.new_empty(v.shape),
         torch.empty_like(state),
+        q.new_empty((0,) if decay is None else decay.shape, dtype=torch.float32),
     )
 
 
 def _setup_context(ctx, inputs, output):
-    q, k, v, initial, cu_seqlens, *ctx.options, _ = inputs
-    _, state, kept = output
-    ctx.save_for_backward(q, k, v, initial, cu_seqlens, state, kept)
+    q, k, v, initial, cu_seqlens, decay, *ctx.options, _ = inputs
+    o, state, kept = output
+    _, _, normalize, _, _ = ctx.options
+    if decay is None or not normalize:  # otherwise o is wanted, for do·o
+        o = None
+    ctx.save_for_backward(q, k, v, initial, cu_seqlens, decay, state, kept, o)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(run, ctx, do, dstate):
     """The gradients of all arguments of `forward`; `run` is `_backward` or its operator."""
-    q, k, v, initial, cu_seqlens, state, kept = ctx.saved_tensors
+    q, k, v, initial, cu_seqlens, decay, state, kept, o = ctx.saved_tensors
     if do is None:
         do = q.new_zeros(()).expand(*q.shape[:-1], v.shape[-1])
-    dq, dk, dv, dinitial = run(q, k, v, initial, cu_seqlens, state, kept, do, dstate, *ctx.options)
-    return dq, dk, dv, None if initial is None else dinitial, *(None,) * 7
+    dq, dk, dv, dinitial, ddecay = run(
+        q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate, *ctx.options
+    )
+    dinitial = None if initial is None else dinitial
+    return dq, dk, dv, dinitial, None, None if decay is None else ddecay, *(None,) * 6
 
 
 forward.register_autograd(
@@ -511,5 +574,5 @@ class _Eager(_Attention):
         return output
 
 
-_Attention.vmap = _mapped(_Attention, 5)
-_Gradient.vmap = _mapped(_Gradient, 9)
+_Attention.vmap = _mapped(_Attention, 6)
+_Gradient.vmap = _mapped(_Gradient, 11)

@@ -3,21 +3,33 @@
     o_t = φ(q_t)ᵀ S_t / (φ(q_t)·z_t + eps),   S_t = S_0 + Σ_j φ(k_j) v_jᵀ,   z_t = z_0 + Σ_j φ(k_j)
 
 The sum runs over j ≤ t when causal and over all j otherwise.
+With a decay, a token counts less the more lies between: the term of j is multiplied by
+M_tj = exp(G_t - G_j), with G the running sum of the log decays g; for j > t, by exp(G_j - G_t).
+
 `quadratic` multiplies out the N×M matrix of weights, `recurrent` visits one token after another,
 `chunked` does the first inside a chunk and the second between chunks; the operator runs it where
 the kernels cannot run. All three are differentiable and take float16, bfloat16, float32 and
 float64; the two half precisions are computed in float32.
 
 Source: Katharopoulos et al., Transformers are RNNs, 2020; the chunked form: Hua et al.,
-Transformer Quality in Linear Time, 2022.
+Transformer Quality in Linear Time, 2022; decay: Sun et al., RetNet, 2023; in both directions:
+Afzal et al., LION, 2025.
 """
 
 import functools
 
 import torch
 
-from .arguments import LinearAttentionState, check_attention, check_features, sequence_bounds
+from .arguments import (
+    LinearAttentionState,
+    check_attention,
+    check_features,
+    decay_of_each,
+    sequence_bounds,
+)
 from .feature_maps import FEATURE_MAPS
+
+FORGOTTEN = -100.0  # log decays below count as this: exp(-100) of anything is 0 in float32
 
 
 def _operator(form):
@@ -38,6 +50,7 @@ def _operator(form):
         return_state=False,
         cu_seqlens=None,
         enable_gqa=False,
+        decay=None,
         **options,
     ):
         check_attention(
@@ -53,6 +66,7 @@ def _operator(form):
             return_state=return_state,
             cu_seqlens=cu_seqlens,
             enable_gqa=enable_gqa,
+            decay=decay,
             float64=True,
         )
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -65,6 +79,9 @@ def _operator(form):
         fq, fk = fq.unflatten(1, (heads, H // heads if heads else 1)), fk.unsqueeze(2)
         x = v.to(dtype).unsqueeze(2)
         features, Dv = fk.shape[-1], v.shape[-1]
+        g = None
+        if decay is not None:  # [B, H / G, 1, N]
+            g = decay_of_each(decay, k).to(dtype).clamp(FORGOTTEN, 0).unsqueeze(2)
 
         bounds = [(0, N, 0, k.shape[2])] if cu_seqlens is None else sequence_bounds(cu_seqlens)
         sequences = B if cu_seqlens is None else len(bounds)
@@ -85,6 +102,7 @@ def _operator(form):
                 kv[rows],
                 z[rows],
                 causal,
+                None if g is None else g[..., k0:k1],
                 **options,
             )
             if normalize:
@@ -100,13 +118,30 @@ def _operator(form):
     return attention
 
 
+def decay_mask(g, causal):
+    """M [..., N, N] of log decays g [..., N]: exp(G_t - G_j) for j ≤ t, above it 0 or mirrored."""
+    total = g.cumsum(-1)
+    between = total.unsqueeze(-1) - total.unsqueeze(-2)  # [..., t, j]: ≤ 0 for j ≤ t
+    lower = between.tril().exp().tril()
+    return lower if causal else lower + between.mT.triu(1).exp().triu(1)
+
+
 @_operator
-def quadratic(q, k, v, kv, z, causal):
+def quadratic(q, k, v, kv, z, causal, g):
     """O(N·M): the weights φ(q)·φ(k) as a matrix, as attention is usually written.
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
     weights = q @ k.mT  # [..., N, M]
+    if g is not None:
+        weights = weights * decay_mask(g, causal)
+        before = g.cumsum(-1).unsqueeze(-1).exp()  # [..., N, 1]: what is left of the first state
+        after = (g.sum(-1, keepdim=True) - g.cumsum(-1)).unsqueeze(-1).exp()
+        numerator = weights @ v + before * (q @ kv)
+        denominator = weights.sum(-1) + (before * (q @ z.unsqueeze(-1))).squeeze(-1)
+        left = g.sum(-1)[..., None].exp()
+        kv = left.unsqueeze(-1) * kv + (k * after).mT @ v
+        return numerator, denominator, kv, left * z + (k * after).sum(-2)
     if causal:
         weights = weights.tril()
     numerator = weights @ v + q @ kv
@@ -115,49 +150,94 @@ def quadratic(q, k, v, kv, z, causal):
 
 
 @_operator
-def recurrent(q, k, v, kv, z, causal):
+def recurrent(q, k, v, kv, z, causal, g):
     """O(N), one token at a time: a recurrent network whose state is (S, z).
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
-    numerators, denominators = [], []
+    if not causal and g is not None:
+        return _both_directions(_walk, q, k, v, kv, z, g)
     if causal:
-        for t in range(k.shape[-2]):
-            kv = kv + k[..., t, :, None] * v[..., t, None, :]
-            z = z + k[..., t, :]
-            numerators.append(q[..., t : t + 1, :] @ kv)
-            denominators.append((q[..., t, :] * z).sum(-1, keepdim=True))
-    else:
-        for t in range(k.shape[-2]):
-            kv = kv + k[..., t, :, None] * v[..., t, None, :]
-            z = z + k[..., t, :]
-        for t in range(q.shape[-2]):
-            numerators.append(q[..., t : t + 1, :] @ kv)
-            denominators.append((q[..., t, :] * z).sum(-1, keepdim=True))
+        return _walk(q, k, v, kv, z, g)
+    numerators, denominators = [], []
+    for t in range(k.shape[-2]):
+        kv = kv + k[..., t, :, None] * v[..., t, None, :]
+        z = z + k[..., t, :]
+    for t in range(q.shape[-2]):
+        numerators.append(q[..., t : t + 1, :] @ kv)
+        denominators.append((q[..., t, :] * z).sum(-1, keepdim=True))
+    return _joined(q, kv, z, numerators, denominators)
+
+
+def _walk(q, k, v, kv, z, g):
+    """The causal recurrence, S ← exp(g) S + φ(k) vᵀ."""
+    numerators, denominators = [], []
+    for t in range(k.shape[-2]):
+        if g is not None:
+            kv, z = kv * g[..., t, None, None].exp(), z * g[..., t, None].exp()
+        kv = kv + k[..., t, :, None] * v[..., t, None, :]
+        z = z + k[..., t, :]
+        numerators.append(q[..., t : t + 1, :] @ kv)
+        denominators.append((q[..., t, :] * z).sum(-1, keepdim=True))
+    return _joined(q, kv, z, numerators, denominators)
+
+
+def _joined(q, kv, z, numerators, denominators):
     if not numerators:  # no query
         return q @ kv, q.sum(-1), kv, z
     return torch.cat(numerators, dim=-2), torch.cat(denominators, dim=-1), kv, z
 
 
+def _both_directions(causal_form, q, k, v, kv, z, g):
+    """Forward plus reversed minus the diagonal, which both have counted.
+
+    To pass from token t + 1 back to t costs the decay of t + 1, as the way there does.
+    """
+    forward, total, kv, z = causal_form(q, k, v, kv, z, g)
+    back = torch.cat([g[..., :1], g.flip(-1)[..., :-1]], dim=-1)
+    rows = (x.flip(-2) for x in (q, k, v))
+    reverse, total_back, _, _ = causal_form(
+        *rows, torch.zeros_like(kv), torch.zeros_like(z), back
+    )  # fmt: skip
+    own = (q * k).sum(-1)
+    numerator = forward + reverse.flip(-2) - own.unsqueeze(-1) * v
+    return numerator, total + total_back.flip(-1) - own, kv, z
+
+
 @_operator
-def chunked(q, k, v, kv, z, causal, chunk_size=128):
+def chunked(q, k, v, kv, z, causal, g, chunk_size=128):
     """O(N): quadratic inside a chunk of `chunk_size` tokens, recurrent between chunks.
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
-    if not causal:  # nothing depends on the order: the state of all keys, then every query
-        kv = kv + k.mT @ v
-        z = z + k.sum(-2)
-        return q @ kv, (q @ z.unsqueeze(-1)).squeeze(-1), kv, z
+    if causal or g is not None:
+        form = functools.partial(_chunks, chunk_size=chunk_size)
+        return form(q, k, v, kv, z, g) if causal else _both_directions(form, q, k, v, kv, z, g)
+    # nothing depends on the order: the state of all keys, then every query
+    kv = kv + k.mT @ v
+    z = z + k.sum(-2)
+    return q @ kv, (q @ z.unsqueeze(-1)).squeeze(-1), kv, z
+
+
+def _chunks(q, k, v, kv, z, g, chunk_size):
+    """The causal form, chunk by chunk."""
     numerators, denominators = [], []
     for start in range(0, k.shape[-2], chunk_size):
         rows = slice(start, start + chunk_size)
         qc, kc, vc = q[..., rows, :], k[..., rows, :], v[..., rows, :]
-        weights = (qc @ kc.mT).tril()  # [..., C, C]
+        weights = qc @ kc.mT  # [..., C, C]
+        if g is None:
+            weights = weights.tril()
+        else:
+            weights = weights * decay_mask(g[..., rows], causal=True)
+            total = g[..., rows].cumsum(-1).unsqueeze(-1)  # [..., C, 1]
+            qc = qc * total.exp()
+            kc = kc * (total[..., -1:, :] - total).exp()
+            left = total[..., -1:, :].exp()
         numerators.append(weights @ vc + qc @ kv)
         denominators.append(weights.sum(-1) + (qc @ z.unsqueeze(-1)).squeeze(-1))
+        if g is not None:
+            kv, z = kv * left, z * left.squeeze(-1)
         kv = kv + kc.mT @ vc
         z = z + kc.sum(-2)
-    if not numerators:
-        return q @ kv, q.sum(-1), kv, z
-    return torch.cat(numerators, dim=-2), torch.cat(denominators, dim=-1), kv, z
+    return _joined(q, kv, z, numerators, denominators)

@@ -65,7 +65,7 @@ o, _, kept = causal.forward(q, k, v, **forward, save=True)
 causal.backward(q, k, v, state, kept, o, state, **options, eps=1e-6)
 decode.step(
     q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
-    "elu", True, 1.0, 1e-6,
+    None, "elu", True, 1.0, 1e-6,
 )
 print(json.dumps({n.split('.')[-1]: k.metadata.shared for n, k in compiled.items()}))
 """
@@ -76,5 +76,58 @@ def test_every_kernel_compiles_and_fits(case):
     shared = ahead.run(PROGRAM, case)
     # the chained kernel takes powers of two, and runs on an H100 only
     assert set(shared) | {"chained_kernel"} == EXPECTED
+    too_much = {name: n for name, n in shared.items() if n > SHARED[case[0]] * 1024}
+    assert not too_much, f"more than the {SHARED[case[0]]} KiB of an sm_{case[0]}: {too_much}"
+
+
+# --- with decay --------------------------------------------------------------------------------
+
+WITH_DECAY = {
+    "decay_state_kernel",
+    "decay_combine_kernel",
+    "decay_output_kernel",
+    "decay_backward_query_kernel",
+    "decay_backward_key_kernel",
+    "decay_gradient_kernel",
+    "step_kernel",
+}
+DECAY_CASES = [
+    (80, 64, 64, "bfloat16", 1000),
+    (86, 128, 128, "float32", 1000),
+    (90, 64, 64, "bfloat16", 1024),
+    (100, 64, 64, "bfloat16", 1024),
+]
+
+DECAY_PROGRAM = """
+import json, sys
+import ahead
+import torch
+
+arch, D, Dv, dtype, N = json.loads(sys.argv[1])
+compiled = ahead.instead_of_launching(arch)
+
+from kernels import configs, decay, decay_backward, decode, ops
+assert not ops.INTERPRETED
+configs.hardware = lambda device: (arch, 100)
+
+q, k = (torch.zeros(2, 2, N, D, dtype=getattr(torch, dtype)) for _ in range(2))
+v = torch.zeros(2, 2, N, Dv, dtype=q.dtype)
+g, state = torch.zeros(2, 2, N), torch.zeros(2, 2, D * Dv + D)
+o, _, inverse = decay.forward(q, k, v, state, None, g, True, "elu", True, 1.0, 1e-6, True)
+decay_backward.backward(
+    q, k, v, state, None, g, o, inverse, o, state, True, "elu", True, 1.0
+)
+decode.step(
+    q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
+    g[:, :, 0], "elu", True, 1.0, 1e-6,
+)
+print(json.dumps({n.split('.')[-1]: k.metadata.shared for n, k in compiled.items()}))
+"""
+
+
+@pytest.mark.parametrize("case", DECAY_CASES, ids=lambda c: "sm_{}-{}x{}-{}-{}".format(*c))
+def test_every_kernel_with_decay_compiles_and_fits(case):
+    shared = ahead.run(DECAY_PROGRAM, case)
+    assert set(shared) == WITH_DECAY
     too_much = {name: n for name, n in shared.items() if n > SHARED[case[0]] * 1024}
     assert not too_much, f"more than the {SHARED[case[0]]} KiB of an sm_{case[0]}: {too_much}"

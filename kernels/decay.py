@@ -1,0 +1,416 @@
+"""Linear attention with decay, in one direction or in both: what is further away counts less.
+
+    S_t = exp(g_t) S_{t-1} + φ(k_t) v_tᵀ        o_t = Σ_{j ≤ t} M_tj (φ(q_t)·φ(k_j)) v_j
+
+with M_tj = exp(G_t - G_j) and G the running sum of the log decays g ≤ 0. The chunks of `causal.py`
+remain, with three factors. With G counted from the first row of a chunk, that row's g included:
+
+    a query sees the state before the chunk through     exp(G_t)          ≤ 1
+    a key inside the chunk                               exp(G_t - G_j)    ≤ 1
+    a key is left in the state after the chunk by        exp(G_C - G_j)    ≤ 1
+
+Every exponent is a difference of sums over a chunk and at most 0: nothing overflows, and what is
+lost was too small to matter. exp(-G_j), which would pull the factors apart, is never formed.
+
+Between chunks there is the state of each part of a head: `decay_state_kernel` sums the parts,
+`decay_combine_kernel` turns the sums into what came before, `decay_output_kernel` writes outputs.
+
+In both directions the mask is symmetric, M_tj = exp(-|G_t - G_j|): a second run goes from the last
+row to the first and leaves out the diagonal, which the first has counted. Such a run counts its own
+rows from 0, `REVERSE` says that row 0 is the last of the sequence. To pass from row t + 1 back to
+row t costs what the way there does, g of row t + 1.
+
+Source: Sun et al., RetNet, 2023 (fixed decay); Yang et al., Gated Linear Attention, 2024, and Dao
+and Gu, Mamba-2, 2024 (one for each token); Afzal et al., LION, 2025 (both directions).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from . import configs
+from .bidirectional import load_tile, sequence_of, store_tile
+from .feature_maps import phi_operand
+from .launch import launch
+from .reference import FORGOTTEN
+
+LEAST = tl.constexpr(FORGOTTEN)
+UNIT = tl.constexpr(128)  # rows of a part, a multiple of this whatever the tile: all kernels agree
+
+
+@triton.jit
+def part_of(start, end, part, parts):
+    """The rows of one part of a run, counted from the first row of the run."""
+    share = tl.cdiv(tl.cdiv(end - start, parts), UNIT) * UNIT
+    first = tl.minimum(part * share, end - start)
+    return first, tl.minimum(first + share, end - start)
+
+
+@triton.jit
+def rows_at(n, start, end, REVERSE: tl.constexpr):
+    """Where the rows n of a run lie."""
+    rows = end - 1 - n if REVERSE else start + n
+    return rows.to(tl.int64)
+
+
+@triton.jit
+def decay_at(n, last, start, end, REVERSE: tl.constexpr):
+    """Where the log decay of each row n of a run lies, and whether it has one."""
+    if REVERSE:  # the first row of a reversed run has none: nothing came before
+        rows, keep = end - n, (n < last) & (n > 0)
+    else:
+        rows, keep = start + n, n < last
+    return rows.to(tl.int64), keep
+
+
+@triton.jit
+def load_decay(decay, stride, n, last, start, end, REVERSE: tl.constexpr):
+    """Log decays [BLOCK_N], 0 from row `last` on; within the range where exp is a factor."""
+    rows, keep = decay_at(n, last, start, end, REVERSE)
+    g = tl.load(decay + rows * stride, keep, 0.0)
+    g = tl.minimum(g, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(g, LEAST, propagate_nan=tl.PropagateNan.ALL)
+
+
+# [decay-state-kernel:begin]
+@triton.jit
+def decay_state_kernel(
+    k,  # [B, H, N, D]; if BACKWARD q
+    v,  # [B, H, N, DV]; if BACKWARD do
+    decay,  # [B, H // GROUP, N] float32
+    states,  # [parts + 1, S * H, D * DV + D] float32, one for each part written
+    totals,  # [parts, S * H] float32, written unless BACKWARD: log decay of a whole part
+    weight,  # [B, H, N] float32: multiplies φ(k); if BACKWARD and NORMALIZE
+    z_weight,  # [B, H, N] float32: multiplies it once more in z; if BACKWARD and NORMALIZE
+    cu_seqlens,  # [S + 1] int32; only if PACKED
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_gb, stride_gh, stride_gn,
+    stride_states, N, H, heads, parts, scale,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, BACKWARD: tl.constexpr,
+    REVERSE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What one part of a run leaves in S and z; BACKWARD: what it asks of the state before it."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = part_of(start, end, part, parts)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    k += batch * stride_kb + h.to(tl.int64) * stride_kh
+    v += batch * stride_vb + h.to(tl.int64) * stride_vh
+    decay += batch * stride_gb + (h // GROUP).to(tl.int64) * stride_gh
+
+    s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
+    z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
+    total = 0.0
+    chunks = tl.cdiv(last - first, BLOCK_N)
+    for i in range(0, chunks):
+        # forward, the last chunk decays least; backward, the first: each is added last
+        n = first + (chunks - 1 - i if BACKWARD else i) * BLOCK_N + offs_n
+        rows = rows_at(n, start, end, REVERSE)
+        keep_k = (offs_d[:, None] < D) & (n[None, :] < last)
+        keep_v = (n[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_D, BLOCK_N]
+        b_k = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_k, FULL)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
+        g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
+        log_g = tl.cumsum(g, axis=0)
+        left = tl.sum(g, axis=0)  # log decay of the chunk
+        fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND).to(tl.float32)
+        if BACKWARD:
+            row = (batch * H + h) * N + rows
+            factor = tl.exp(log_g)
+            factor *= tl.load(weight + row, n < last, 0.0) if NORMALIZE else scale
+        else:
+            factor = tl.exp(tl.minimum(left - log_g, 0.0))
+        fk = (fk * factor[None, :]).to(OPERAND)
+        s = tl.dot(fk, b_v.to(OPERAND), s * tl.exp(left), input_precision=PRECISION)
+        z *= tl.exp(left)
+        if BACKWARD:
+            if NORMALIZE:
+                w_z = tl.load(z_weight + row, n < last, 0.0)  # [BLOCK_N]
+                z += tl.sum(fk.to(tl.float32) * w_z[None, :], axis=1)[:, None]
+        else:
+            z += tl.sum(fk.to(tl.float32), axis=1)[:, None]
+        total += left
+
+    to = part if BACKWARD else part + 1
+    states += to.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
+    tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
+    if not BACKWARD:
+        tl.store(totals + part * heads + head, total, tile == 0)
+    # [decay-state-kernel:end]
+
+
+# [decay-combine-kernel:begin]
+@triton.jit
+def decay_combine_kernel(
+    states,  # [parts + 1, heads, SIZE] float32, from the sum of each part to the state, in place
+    totals,  # [parts, heads // GROUP] float32: log decay of each part
+    initial,  # [heads, SIZE] float32: state before the first part; only if HAS_INITIAL
+    final,  # [heads, SIZE] float32: state after the last, written if HAS_FINAL
+    stride_states, parts, heads,
+    SIZE: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, BACKWARD: tl.constexpr,
+):  # fmt: skip
+    """The states between the parts, from the first on; BACKWARD: their gradients, from the last."""
+    BLOCKS: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
+    head = tl.program_id(0) // BLOCKS
+    offs = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    keep = offs < SIZE
+    offset = head.to(tl.int64) * SIZE + offs
+    if HAS_INITIAL:
+        carry = tl.load(initial + offset, keep, 0.0)  # [BLOCK]
+    else:
+        carry = tl.zeros([BLOCK], dtype=tl.float32)
+    edge = parts if BACKWARD else 0
+    tl.store(states + tl.cast(edge, tl.int64) * stride_states + offset, carry, keep)
+    for i in range(0, parts):
+        part = parts - 1 - i if BACKWARD else i
+        to = part if BACKWARD else part + 1
+        here = states + tl.cast(to, tl.int64) * stride_states + offset
+        left = tl.exp(tl.load(totals + part * (heads // GROUP) + head // GROUP))
+        carry = carry * left + tl.load(here, keep, 0.0)  # [BLOCK]
+        tl.store(here, carry, keep)
+    if HAS_FINAL:
+        tl.store(final + offset, carry, keep)
+    # [decay-combine-kernel:end]
+
+
+# [decay-output-kernel:begin]
+@triton.jit
+def decay_output_kernel(
+    q,  # [B, H, N, D]
+    k,  # [B, H // GROUP, N, D]
+    v,  # [B, H // GROUP, N, DV]
+    decay,  # [B, H // GROUP, N] float32
+    states,  # [parts + 1, S * H // GROUP, D * DV + D] float32: what came before each part
+    o,  # [B, H, N, DV] contiguous, written unless HALF is 1
+    sums,  # [B, H, N, DV] float32: numerators; written if HALF is 1, read if it is 2
+    d,  # [B, H, N] float32: denominators, the same; only if NORMALIZE
+    inverse,  # [B, H, N] float32: 1 / (d + eps), written if SAVE
+    cu_seqlens,  # [S + 1] int32; only if PACKED
+    stride_qb, stride_qh, stride_qn, stride_qd,
+    stride_kb, stride_kh, stride_kn, stride_kd,
+    stride_vb, stride_vh, stride_vn, stride_vd,
+    stride_gb, stride_gh, stride_gn,
+    stride_states, N, H, parts, scale, eps,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, HALF: tl.constexpr, SAVE: tl.constexpr,
+    PACKED: tl.constexpr, FULL: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """o for one part of a run, chunk by chunk.
+
+    HALF 0: causal. In both directions, HALF 1 is the run from first to last, whose sums HALF 2,
+    the run from last to first without the diagonal, adds to its own.
+    """
+    REVERSE: tl.constexpr = HALF == 2
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    tile = tl.program_id(0) % TILES
+    part = tl.program_id(0) // TILES % parts
+    head = tl.program_id(0) // TILES // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = part_of(start, end, part, parts)
+
+    offs_n = tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tile * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    hk = (h // GROUP).to(tl.int64)
+    q += batch * stride_qb + h.to(tl.int64) * stride_qh
+    k += batch * stride_kb + hk * stride_kh
+    v += batch * stride_vb + hk * stride_vh
+    decay += batch * stride_gb + hk * stride_gh
+    states += part.to(tl.int64) * stride_states + (head // GROUP).to(tl.int64) * (D * DV + D)
+
+    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+    # [BLOCK_D, BLOCK_DV]
+    s = tl.load(states + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0)
+    z = tl.load(states + D * DV + offs_d[:, None], offs_d[:, None] < D, 0.0)  # [BLOCK_D, 1]
+    if HALF == 2:
+        seen = offs_n[:, None] > offs_n[None, :]  # [query, key]
+    else:
+        seen = offs_n[:, None] >= offs_n[None, :]
+    for c in range(first, last, BLOCK_N):
+        n = c + offs_n
+        rows = rows_at(n, start, end, REVERSE)
+        keep_q = (n[:, None] < last) & (offs_d[None, :] < D)
+        keep_kt = (offs_d[:, None] < D) & (n[None, :] < last)
+        keep_v = (n[:, None] < last) & (offs_dv[None, :] < DV)
+        # [BLOCK_N, BLOCK_D]
+        b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
+        # [BLOCK_D, BLOCK_N]
+        b_kt = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, FULL)
+        # [BLOCK_N, BLOCK_DV]
+        b_v = load_tile(
+            v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL
+        ).to(OPERAND)
+        g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
+        log_g = tl.cumsum(g, axis=0)
+        left = tl.sum(g, axis=0)  # log decay of the chunk
+        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
+
+        between = tl.where(seen, log_g[:, None] - log_g[None, :], float("-inf"))
+        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        weights *= tl.exp(between)
+        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        b_o *= tl.exp(log_g)[:, None]
+        b_o = tl.dot(weights.to(OPERAND), b_v, b_o, input_precision=PRECISION)
+        row = (batch * H + h) * N + rows
+        offs_o = row[:, None] * DV + offs_dv[None, :]
+        if NORMALIZE:
+            b_d = tl.sum(tl.dot(fq, z.to(OPERAND), input_precision=PRECISION), axis=1)  # [BLOCK_N]
+            b_d = b_d * tl.exp(log_g) + tl.sum(weights, axis=1)
+        if HALF == 1:
+            store_tile(sums + offs_o, b_o, keep_v, FULL)
+            if NORMALIZE:
+                tl.store(d + row, b_d, (n < last) & (tile == 0))
+        else:
+            if HALF == 2:
+                b_o += load_tile(sums + offs_o, keep_v, FULL)  # [BLOCK_N, BLOCK_DV]
+            if NORMALIZE:
+                if HALF == 2:
+                    b_d += tl.load(d + row, n < last, 0.0)  # [BLOCK_N]
+                b_d = 1.0 / (b_d + eps)
+                b_o *= b_d[:, None]
+                if SAVE:
+                    tl.store(inverse + row, b_d, (n < last) & (tile == 0))
+            else:
+                b_o *= scale
+            store_tile(o + offs_o, b_o, keep_v, FULL)
+        fkt = (fkt.to(tl.float32) * tl.exp(tl.minimum(left - log_g, 0.0))[None, :]).to(OPERAND)
+        s = tl.dot(fkt, b_v, s * tl.exp(left), input_precision=PRECISION)
+        z = z * tl.exp(left) + tl.sum(fkt.to(tl.float32), axis=1)[:, None]
+    # [decay-output-kernel:end]
+
+
+def parts_for(kernel, q, DV, sequences, cu_seqlens, most_rows=None):
+    """Into how many parts the rows of each sequence are cut, none of more than `most_rows`."""
+    B, H, N, _ = q.shape
+    _, parts = configs.plan(kernel, q, DV, sequences * H, cu_seqlens)
+    length = configs.cdiv(B * N, sequences)  # of a sequence, on average
+    least = configs.cdiv(length, most_rows) if most_rows else 1
+    return max(least, min(parts, configs.cdiv(length, UNIT.value)))
+
+
+class Run:
+    """One run over the rows: what all its kernels are launched with.
+
+    q [B, H, N, D], k [B, Hk, N, D], v [B, Hk, N, Dv], any strides; decay [B, Hk, N] float32.
+    `half` is 0 for the causal run, 1 and 2 for those of both directions.
+    """
+
+    def __init__(self, q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half):
+        self.q, self.k, self.v, self.decay, self.cu_seqlens = q, k, v, decay, cu_seqlens
+        self.feature_map, self.normalize, self.parts, self.half = (
+            feature_map,
+            normalize,
+            parts,
+            half,
+        )
+        self.sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
+        self.group = q.shape[1] // k.shape[1]
+
+    def tile(self, kernel):
+        """The tile of a kernel, and how many of them the values take."""
+        arch, _ = configs.hardware(self.q.device)
+        D, DV = self.q.shape[-1], self.v.shape[-1]
+        tile = configs.tile(kernel, D, DV, self.q.dtype, arch)
+        return tile, configs.cdiv(DV, tile.values)
+
+    def constants(self, tile):
+        return configs.constants(tile, self.q, self.v.shape[-1], self.feature_map, self.cu_seqlens)
+
+    def states(self, initial, final=None):
+        """The state before each part, and after the last, [parts + 1, S, Hk, SIZE]; log decays."""
+        S, Hk, size = self.sequences, self.k.shape[1], self.k.shape[-1] * (self.v.shape[-1] + 1)
+        states = self.q.new_empty((self.parts + 1, S, Hk, size), dtype=torch.float32)
+        totals = self.q.new_empty((self.parts, S, Hk), dtype=torch.float32)
+        self._sum(self.k, self.v, states, totals, None, None, 1.0, 1)
+        self._combine(states, totals, initial, final, 1, False)
+        return states, totals
+
+    def gradients(self, do, inverse, r, dstate, totals, scale):
+        """The gradient of each of these states, [parts + 1, S, H, SIZE], for each query head."""
+        S, H, size = self.sequences, self.q.shape[1], self.k.shape[-1] * (self.v.shape[-1] + 1)
+        states = self.q.new_empty((self.parts + 1, S, H, size), dtype=torch.float32)
+        self._sum(self.q, do, states, None, inverse, r, scale, self.group)
+        self._combine(states, totals, dstate, None, self.group, True)
+        return states
+
+    def _sum(self, k, v, states, totals, weight, z_weight, scale, group):
+        tile, tiles = self.tile("decay_state_kernel")
+        heads = states.shape[1] * states.shape[2]
+        launch(
+            decay_state_kernel, heads * self.parts * tiles,
+            (k, v, self.decay, states, totals, weight, z_weight, self.cu_seqlens),
+            (*k.stride(), *v.stride(), *self.decay.stride()),
+            stride_states=states.stride(0), N=k.shape[2], H=k.shape[1], heads=heads,
+            parts=self.parts, scale=scale, GROUP=group,
+            NORMALIZE=self.normalize, BACKWARD=totals is None, REVERSE=self.half == 2,
+            **self.constants(tile),
+        )  # fmt: skip
+
+    def _combine(self, states, totals, edge, final, group, backward):
+        _, S, heads, size = states.shape
+        BLOCK = 256
+        launch(
+            decay_combine_kernel, S * heads * configs.cdiv(size, BLOCK),
+            (states, totals, edge, final),
+            stride_states=states.stride(0), parts=self.parts, heads=S * heads,
+            SIZE=size, BLOCK=BLOCK, GROUP=group, HAS_INITIAL=edge is not None,
+            HAS_FINAL=final is not None, BACKWARD=backward,
+            num_warps=2,
+        )  # fmt: skip
+
+
+def forward(
+    q, k, v, initial, cu_seqlens, decay, is_causal, feature_map, normalize, scale, eps, save
+):  # fmt: skip
+    """o, the state after the last token, None unless causal, and 1 / d, None unless `save`.
+
+    q [B, H, N, D], k [B, Hk, N, D], v [B, Hk, N, Dv], decay [B, Hk, N] float32, any strides;
+    initial [S, Hk, D * Dv + D] float32 or None. Returns o [B, H, N, Dv], the state as `initial`,
+    and 1 / d [B, H, N] float32, with which the backward pass begins.
+    """
+    B, H, N, D = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    parts = parts_for("decay_output_kernel", q, DV, S, cu_seqlens)
+    o = q.new_empty((B, H, N, DV))
+    total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32) if is_causal else None
+    sums = d = inverse = None
+    if not is_causal:
+        sums = q.new_empty((B, H, N, DV), dtype=torch.float32)
+    if not is_causal and normalize:
+        d = q.new_empty((B, H, N), dtype=torch.float32)
+    if save and normalize:
+        inverse = q.new_empty((B, H, N), dtype=torch.float32)
+    for half in (0,) if is_causal else (1, 2):
+        run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half)
+        states, _ = run.states(initial, total)
+        tile, tiles = run.tile("decay_output_kernel")
+        launch(
+            decay_output_kernel, S * H * parts * tiles,
+            (q, k, v, decay, states, o, sums, d, inverse, cu_seqlens),
+            (*q.stride(), *k.stride(), *v.stride(), *decay.stride()),
+            stride_states=states.stride(0), N=N, H=H, parts=parts, scale=scale, eps=eps,
+            GROUP=run.group, NORMALIZE=normalize, HALF=half, SAVE=inverse is not None,
+            **run.constants(tile),
+        )  # fmt: skip
+    return o, total, inverse
