@@ -31,11 +31,20 @@ def call(module: str, function: str, arguments: dict, timeout_s: float = 120.0, 
     return found[-1] if failure is None and found else {"failed": failure or "it returned nothing"}
 
 
-def stream(module: str, function: str, arguments: dict, timeout_s: float = 120.0, **env):
-    """(the dicts that a generator yielded in a new process, why it ended early or None)."""
+def stream(
+    module: str, function: str, arguments: dict, timeout_s: float = 120.0, tell=None, **env
+) -> tuple[list[dict], str | None]:
+    """(the dicts that a generator yielded in a new process, why it ended early or None).
+
+    `tell` is given each dict within a second of its coming.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    failure = None
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    failure, told, end = None, 0, time.monotonic() + timeout_s
+    with (
+        tempfile.NamedTemporaryFile("w") as out,
+        tempfile.TemporaryFile("w+") as err,
+        open(out.name) as reader,
+    ):
         child = subprocess.Popen(
             [sys.executable, "-m", "bench.fresh", module, function, json.dumps(arguments)],
             stdout=out,
@@ -43,15 +52,20 @@ def stream(module: str, function: str, arguments: dict, timeout_s: float = 120.0
             env={**os.environ, "PYTHONPATH": path, **env},
         )
         try:
-            code = child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code, failure = 0, f"it did not return within {timeout_s:.0f} s"
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = child.wait(max(0.0, min(1.0, end - time.monotonic())))
+                    break
+                if time.monotonic() >= end:
+                    code, failure = 0, f"it did not return within {timeout_s:.0f} s"
+                    break
+                told = _tell(reader, told, tell)
         finally:
             child.kill()
             child.wait()
-        out.seek(0)
+        _tell(reader, told, tell)
+        found = _results(reader)
         err.seek(0)
-        found = [json.loads(x[len(MARK) :]) for x in out if x.startswith(MARK) and x[-1] == "\n"]
         lines = err.read().strip().splitlines() or ["no message"]
     if code != 0:
         how = f"exit code {code}"
@@ -64,6 +78,21 @@ def stream(module: str, function: str, arguments: dict, timeout_s: float = 120.0
     return found, failure
 
 
+def _results(reader) -> list[dict]:
+    reader.seek(0)
+    return [json.loads(x[len(MARK) :]) for x in reader if x.startswith(MARK) and x[-1] == "\n"]
+
+
+def _tell(reader, told: int, tell: Callable | None) -> int:
+    """Tell of all results but the first `told`; how many there are."""
+    if tell is None:
+        return 0
+    found = _results(reader)
+    for row in found[told:]:
+        tell(row)
+    return len(found)
+
+
 def in_turn(
     module: str, function: str, items: list, failed: Callable, limit_s: float, say: Callable, **more
 ) -> list[dict]:
@@ -74,11 +103,17 @@ def in_turn(
     those after it. So do items that were not reached within `limit_s` seconds.
     """
     rows, left, begin = [], list(items), time.monotonic()
+
+    def tell(row):
+        if "done" in row:
+            say(f"    {row['done']}, after {time.monotonic() - begin:.0f} s")
+
     while left:
         rest_s = limit_s - (time.monotonic() - begin)
         if rest_s <= 0:
             return rows + [failed(item, f"not measured within {limit_s:.0f} s") for item in left]
-        found, failure = stream(module, function, {"items": left, **more}, timeout_s=rest_s)
+        options = {"items": left, **more}
+        found, failure = stream(module, function, options, timeout_s=rest_s, tell=tell)
         rows += [row for row in found if "done" not in row]
         left = left[len([row for row in found if "done" in row]) :]
         if left:  # the first of them was under way when the process ended

@@ -19,7 +19,8 @@ GIB = 2**30
 LENGTHS = (1024, 2048, 4096, 16384, 65536)  # where peaks are measured
 SIZES_GIB = (16, 24, 40, 80)
 STEP = 128  # lengths that are tried are multiples of it, so that no tile is cut
-NO_SIZES = ("compiled",)  # a compilation for every length that is tried
+COMPILES = ("compiled",)  # anew for every length
+FEW = (4096, 65536)  # where peaks are measured of those that compile or tune for long
 PATIENCE_S = 4.0  # a length whose call would take longer is predicted, and not run
 
 
@@ -204,12 +205,13 @@ def survey(
             yield {"kind": "peak", **case, "status": "not_installed", "reason": reason}
             continue
         points = []
-        for n in lengths:
+        slow = c.tunes or contender in COMPILES
+        for n in [n for n in lengths if n in FEW] if slow else lengths:
             fact = _try(c, shape(n), work, device)
             yield {"kind": "peak", **case, "N": n, **fact}
             if fact["status"] == "ok":
                 points.append((n, fact["peak_allocated_bytes"], fact["seconds"]))
-        for size in () if c.tunes or contender in NO_SIZES else sizes_gib:
+        for size in () if slow else sizes_gib:
             row = {"kind": "fits", **case, "limit_gib": size}
             yield row | _fits(c, shape, work, size, points, device)
 

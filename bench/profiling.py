@@ -212,20 +212,25 @@ def summed(events, repeats: int) -> list[dict]:
     total, count = Counter(), Counter()
     for event in events:
         if str(getattr(event, "device_type", "")).endswith("CUDA"):
-            name = re.sub(r"<.*|\(.*", "", event.name).strip() or event.name[:80]
+            name = _bare(event.name)
             microseconds = event.time_range.elapsed_us()
             total[name] += microseconds
             count[name] += 1
     everything = sum(total.values())
     return [
         {
-            "kernel": name[:120],
+            "kernel": name,
             "launches": count[name] / repeats,
             "ms": microseconds / repeats / 1e3,
             "share": microseconds / everything,
         }
         for name, microseconds in total.most_common()
     ]
+
+
+def _bare(name: str) -> str:
+    """The name of a kernel without its arguments and what it was made for."""
+    return (re.sub(r"<.*|\(.*", "", name).strip() or name)[:120]
 
 
 def case(contender: str, work: str, ceiling: dict[str, float], **shape) -> list[dict]:
@@ -268,7 +273,7 @@ def rates(contender, shape: Shape, work: str, ms: float, ceiling: dict[str, floa
 def survey(items: list, contender: str = "book"):
     """Yields rows of ceilings, then of each (shape, work), with what was compiled for it.
 
-    For a fresh process: after the rows of an item comes {"done": its shape}.
+    For a fresh process: after the rows of an item comes {"done": its name}.
     """
     ceiling = {}
     for row in ceilings():
@@ -284,7 +289,7 @@ def survey(items: list, contender: str = "book"):
             yield {"kind": "case", "work": work, **shape, "reason": reason}
             runner.free("cuda")
         yield from ({"kind": "compiled", **row} for row in compiled_kernels(known=known))
-        yield {"done": shape}
+        yield {"done": f"{Shape(**shape)}, {work}"}
 
 
 # ----- hardware counters ------------------------------------------------------------------------
@@ -367,7 +372,7 @@ def parse_counters(text: str) -> list[dict]:
     found = []
     for row in rows:
         facts = dict(zip(header, zip(row, units, strict=True), strict=True))
-        out = {"kernel": facts.get("Kernel Name", ("?", ""))[0]}
+        out = {"kernel": _bare(facts.get("Kernel Name", ("?", ""))[0])}
         for metric, name in COUNTERS.items():
             value, unit = facts.get(metric, ("", ""))
             try:

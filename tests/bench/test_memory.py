@@ -144,7 +144,7 @@ def test_inputs_come_in_the_layout(enter):
 def test_the_study_goes_on_where_a_process_dies(monkeypatch):
     asked = []
 
-    def stream(module, function, options, timeout_s):
+    def stream(module, function, options, timeout_s, tell):
         asked.append(list(options["items"]))
         found = []
         for name in options["items"]:
@@ -155,8 +155,10 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
         return found, None
 
     monkeypatch.setattr(fresh, "stream", stream)
-    rows = study.measure(False, lambda text: None)
-    assert asked == [list(study.CONTENDERS), list(study.CONTENDERS[5:])]
+    said = []
+    rows = study.measure(False, said.append)
+    assert any(line.strip().startswith("sdpa-math: its process") for line in said)
+    assert asked == [list(study.CONTENDERS), list(study.CONTENDERS[6:])]
     failed = [(r["contender"], r["reason"]) for r in rows if r["status"] == "failed"]
     assert failed == [("sdpa-math", "its process ended (SIGSEGV): x")]
     assert {r["contender"] for r in rows if r["status"] == "ok"} == set(study.CONTENDERS)
@@ -210,6 +212,15 @@ def test_a_fresh_process_that_dies_or_hangs():
     assert "SIGABRT" in fresh.call("os", "abort", {})["failed"]
     hangs = fresh.call("threading", "Event", {}, timeout_s=0.01)
     assert hangs == {"failed": "it did not return within 0 s"}
+
+
+def test_what_a_process_yields_is_told_as_it_comes():
+    told, options = [], {"object": {"x": 1}, "times": 3}
+    found, failure = fresh.stream("itertools", "repeat", options, tell=told.append)
+    assert found == told == [{"x": 1}] * 3 and failure is None
+    endless = {"object": {"x": 1}}
+    found, failure = fresh.stream("itertools", "repeat", endless, timeout_s=3, tell=told.append)
+    assert "within 3 s" in failure and len(found) > 3 and told[3:] == found
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its allocator")

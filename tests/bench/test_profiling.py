@@ -154,7 +154,7 @@ NCU = """==PROF== Connected to process 1
 "ID","Kernel Name","dram__bytes_read.sum","sm__inst_executed.sum"
 "","","Gbyte","inst"
 "0","state_kernel","1.07","1,234,567"
-"1","output_kernel","0.5","n/a"
+"1","void output_kernel<int>(int, float)","0.5","n/a"
 """
 
 
@@ -163,7 +163,7 @@ def test_counters_are_parsed():
     assert first["kernel"] == "state_kernel"
     assert first["read_bytes"] == pytest.approx(1.07e9)
     assert first["instructions"] == 1234567
-    assert second["instructions"] is None
+    assert second["instructions"] is None and second["kernel"] == "void output_kernel"
     assert first["occupancy_percent"] is None
     assert profiling.parse_counters("==ERROR== ERR_NVGPUCTRPERM\n") == []
 
@@ -197,7 +197,7 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
         },
     ]  # fmt: skip
 
-    def stream(module, function, options, timeout_s):
+    def stream(module, function, options, timeout_s, tell):
         """The second case ends its process; a new one measures the ceilings again."""
         items, found = options["items"], [rows[0]]
         if items[0][0]["causal"]:
@@ -230,7 +230,7 @@ def test_the_disassembler_of_triton_is_there():
 def test_a_profile_on_a_gpu():
     shape = {"B": 1, "H": 2, "N": 1024}
     *rows, done = profiling.survey([(shape, FORWARD)])
-    assert done == {"done": shape}
+    assert done == {"done": f"{Shape(**shape)}, {FORWARD}"}
     kinds = {r["kind"] for r in rows}
     assert {"ceiling", "case", "kernel", "compiled"} <= kinds, rows
     compiled = [r for r in rows if r["kind"] == "compiled"]
