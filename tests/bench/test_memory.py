@@ -218,9 +218,6 @@ def test_what_a_process_yields_is_told_as_it_comes():
     told, options = [], {"object": {"x": 1}, "times": 3}
     found, failure = fresh.stream("itertools", "repeat", options, tell=told.append)
     assert found == told == [{"x": 1}] * 3 and failure is None
-    endless = {"object": {"x": 1}}
-    found, failure = fresh.stream("itertools", "repeat", endless, timeout_s=3, tell=told.append)
-    assert "within 3 s" in failure and len(found) > 3 and told[3:] == found
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its allocator")
