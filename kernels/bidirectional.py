@@ -445,16 +445,33 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, ke
         total = torch.empty_like(states[0]) if keep else None
 
     o = q.new_empty((B, H, N, DV))
+    launch_output(
+        q, o, states, initial, total if keep_now else None,
+        cu_seqlens, feature_map, normalize, scale, eps,
+    )  # fmt: skip
+    return o, total if keep else None
+
+
+def launch_output(
+    q, o, states, initial, total, cu_seqlens, feature_map, normalize, scale, eps
+):  # fmt: skip
+    """Runs `output_kernel`: o [B, H, N, Dv] of q [B, H, N, D] and what S and z are the sum of.
+
+    states [sums, S, Hk, D * Dv + D] and initial, one such sum or None, float32; total takes their
+    sum, unless it is None.
+    """
+    _, H, N, _ = q.shape
+    DV = o.shape[3]
+    _, S, Hk, _ = states.shape
     tile, parts = configs.plan("output_kernel", q, DV, S * H, cu_seqlens)
     launch(
         output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
         (q, o, states, initial, total, cu_seqlens), q.stride(),
         stride_states=states.stride(0), sums=states.shape[0], N=N, H=H, parts=parts,
         scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
-        HAS_INITIAL=initial is not None, KEEP=keep_now,
+        HAS_INITIAL=initial is not None, KEEP=total is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    return o, total if keep else None
 
 
 def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps):
@@ -463,18 +480,25 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
     state is what `forward` returned, do [B, H, N, Dv] has any strides, dstate is the gradient of
     the returned state or None.
     """
-    B, H, N, D = q.shape
-    Hk, M, DV = v.shape[1:]
-    S = state.shape[0]
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    total = query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale, eps)
+    dstate = total if dstate is None else total + dstate
+    key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map)
+    return dq, dk, dv, dstate
+
+
+def query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale, eps):
+    """Writes dq [B, H, N, D]; returns what these rows add to the state's gradient, shaped as it."""
+    _, H, N, D = q.shape
+    S, Hk, DV = *state.shape[:2], do.shape[3]
     tile, parts = configs.plan("backward_query_kernel", q, DV, S * H, cu_seqlens)
     tiles = configs.cdiv(DV, tile.values)
-    # what the tiles contribute is summed in float32 and rounded once
-    dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
+    dq_tiles = tiles_of(dq, tiles)
     dstates = q.new_empty((parts, S, H, D * DV + tiles * D), dtype=torch.float32)
     launch(
         backward_query_kernel, S * H * parts * tiles,
-        (q, do, state, dq, dstates, cu_seqlens), (*q.stride(), *do.stride()),
-        stride_dq=dq.stride(0), stride_dstates=dstates.stride(0),
+        (q, do, state, dq_tiles, dstates, cu_seqlens), (*q.stride(), *do.stride()),
+        stride_dq=dq_tiles.stride(0), stride_dstates=dstates.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
@@ -484,21 +508,35 @@ def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, sca
         total = torch.cat([total[..., : D * DV], dz], dim=-1)
     if H > Hk:
         total = total.unflatten(1, (Hk, H // Hk)).sum(2)
-    dstate = total if dstate is None else total + dstate
+    add_tiles(dq_tiles, dq)
+    return total
 
-    tile, parts = configs.plan("backward_key_kernel", k, DV, S * Hk, cu_seqlens)
+
+def key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map):
+    """Writes dk [B, H, N, D] and dv [B, H, N, Dv]; dstate [S, H, D * Dv + D] float32."""
+    _, H, N, _ = k.shape
+    S, DV = dstate.shape[0], v.shape[3]
+    tile, parts = configs.plan("backward_key_kernel", k, DV, S * H, cu_seqlens)
     tiles = configs.cdiv(DV, tile.values)
-    dk = k.new_empty((tiles, B, Hk, M, D), dtype=torch.float32 if tiles > 1 else k.dtype)
-    dv = v.new_empty((B, Hk, M, DV))
+    dk_tiles = tiles_of(dk, tiles)
     launch(
-        backward_key_kernel, S * Hk * parts * tiles,
-        (k, v, dstate, dk, dv, cu_seqlens), (*k.stride(), *v.stride()),
-        stride_dk=dk.stride(0), N=M, H=Hk, parts=parts,
+        backward_key_kernel, S * H * parts * tiles,
+        (k, v, dstate, dk_tiles, dv, cu_seqlens), (*k.stride(), *v.stride()),
+        stride_dk=dk_tiles.stride(0), N=N, H=H, parts=parts,
         **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    return sum_tiles(dq, q.dtype), sum_tiles(dk, k.dtype), dv, dstate
+    add_tiles(dk_tiles, dk)
 
 
-def sum_tiles(x, dtype):
-    """x [tiles, ...] -> [...] in dtype."""
-    return x[0] if x.shape[0] == 1 else x.sum(0).to(dtype)
+def tiles_of(x, tiles):
+    """Where the tiles of values write what they contribute to x, [tiles, *x.shape].
+
+    It is summed in float32 and rounded once; a single tile writes x itself.
+    """
+    return x.unsqueeze(0) if tiles == 1 else x.new_empty((tiles, *x.shape), dtype=torch.float32)
+
+
+def add_tiles(contributions, x):
+    """Makes x the sum of what `tiles_of` gave room for."""
+    if contributions.shape[0] > 1:
+        x.copy_(contributions.sum(0))

@@ -24,13 +24,14 @@ import triton.language as tl
 
 from . import chained, configs
 from .bidirectional import (
+    add_tiles,
     launch_combine,
     launch_state,
     load_tile,
     rows_of,
     sequence_of,
     store_tile,
-    sum_tiles,
+    tiles_of,
 )
 from .feature_maps import phi_backward, phi_operand
 from .launch import launch
@@ -385,6 +386,21 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
     states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
     o = q.new_empty((B, H, N, DV))
     total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32)
+    launch_output(
+        q, k, v, o, states, total, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+    )
+    return o, total, None
+
+
+def launch_output(
+    q, k, v, o, states, total, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+):  # fmt: skip
+    """Runs `causal_output_kernel`: o [B, H, N, Dv], and total, the state after the last token.
+
+    states [parts, S, Hk, D * Dv + D] float32 is what came before each part, None where nothing did.
+    """
+    _, H, N, _ = q.shape
+    S, Hk, DV = *total.shape[:2], v.shape[3]
     launch(
         causal_output_kernel, S * H * parts * configs.cdiv(DV, tile.values),
         (q, k, v, o, states, total, cu_seqlens),
@@ -394,7 +410,6 @@ def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, sa
         HAS_STATE=states is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    return o, total, None
 
 
 def kept_shape(q, k, v, cu_seqlens, save):
@@ -422,55 +437,105 @@ def backward(
     kept is what `forward` returned, do [B, H, N, Dv] has any strides, dstate
     [S, Hk, D * Dv + D] is the gradient of the returned state or None.
     """
-    B, H, N, D = q.shape
+    B, H, N, _ = q.shape
     Hk, DV = v.shape[1], v.shape[3]
     S = B if cu_seqlens is None else cu_seqlens.numel() - 1
-    GROUP = H // Hk
-    strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride())
+    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
 
     tile, parts = configs.plan("causal_backward_query_kernel", q, DV, S * H, cu_seqlens)
-    tiles = configs.cdiv(DV, tile.values)
     states = _kept_before(kept, N, parts)
     if states is None:
         states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
-    dq = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles > 1 else q.dtype)
+    g, r = query_gradients(
+        q, k, v, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+    )
+
+    tile, parts = configs.plan("causal_backward_key_kernel", q, DV, S * H, cu_seqlens)
+    dstate = spread(dstate, H)
+    dstates = _states_before(q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r))
+    dtotal = q.new_empty((S, H, k.shape[3] * (DV + 1)), dtype=torch.float32)
+    key_gradients(
+        q, k, v, do, g, r, dstates, dk, dv, dtotal if initial is not None else None,
+        cu_seqlens, tile, parts, feature_map, normalize, scale,
+    )  # fmt: skip
+    if H > Hk:
+        dtotal = dtotal.unflatten(1, (Hk, H // Hk)).sum(2)
+    return dq, dk, dv, dtotal
+
+
+def spread(dstate, H):
+    """dstate [S, Hk, SIZE] over H query heads: counted once for each group of them."""
+    if dstate is None or dstate.shape[1] == H:
+        return dstate
+    S, Hk, SIZE = dstate.shape
+    heads = dstate.new_zeros((S, Hk, H // Hk, SIZE))
+    heads[:, :, 0] = dstate
+    return heads.flatten(1, 2)
+
+
+def query_gradients(
+    q, k, v, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+):  # fmt: skip
+    """Writes dq [B, H, N, D]; returns 1 / d and -do·o of each row, [B, H, N] float32.
+
+    states [parts, S, Hk, D * Dv + D] float32, any strides but the last, is what came before each
+    part, None where nothing did.
+    """
+    B, H, N, _ = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    tiles = configs.cdiv(DV, tile.values)
+    dq_tiles = tiles_of(dq, tiles)
     g = q.new_empty((B, H, N), dtype=torch.float32)
     r = q.new_empty((tiles, B, H, N), dtype=torch.float32)
     launch(
         causal_backward_query_kernel, S * H * parts * tiles,
-        (q, k, v, do, states, dq, g, r, cu_seqlens), strides,
+        (q, k, v, do, states, dq_tiles, g, r, cu_seqlens),
+        (*q.stride(), *k.stride(), *v.stride(), *do.stride()),
         stride_states=0 if states is None else states.stride(0),
         stride_head=0 if states is None else states.stride(2),
-        stride_dq=dq.stride(0), stride_r=r.stride(0),
-        N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=GROUP, NORMALIZE=normalize,
+        stride_dq=dq_tiles.stride(0), stride_r=r.stride(0),
+        N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
         HAS_STATE=states is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
+    add_tiles(dq_tiles, dq)
     if normalize:
-        r = sum_tiles(r, torch.float32)
-    else:
-        g.fill_(scale)
-        r = torch.zeros_like(g)
+        return g, r[0] if tiles == 1 else r.sum(0)
+    g.fill_(scale)
+    return g, torch.zeros_like(g)
 
-    tile, parts = configs.plan("causal_backward_key_kernel", q, DV, S * H, cu_seqlens)
+
+def key_gradients(
+    q, k, v, do, g, r, dstates, dk, dv, dtotal, cu_seqlens,
+    tile, parts, feature_map, normalize, scale,
+):  # fmt: skip
+    """Writes dk [B, Hk, N, D], dv [B, Hk, N, Dv] and, unless it is None, dtotal.
+
+    dstates [parts, S, H, D * Dv + D] float32 is what comes after each part, None where nothing
+    does; dtotal [S, H, D * Dv + D] float32 is the gradient of the initial state.
+    """
+    B, H, N, _ = q.shape
+    Hk, DV = v.shape[1], v.shape[3]
+    S = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    GROUP = H // Hk
     tiles = configs.cdiv(DV, tile.values)
-    if dstate is not None and GROUP > 1:  # counted once for each group of query heads
-        spread = dstate.new_zeros((S, Hk, GROUP, dstate.shape[-1]))
-        spread[:, :, 0] = dstate
-        dstate = spread.flatten(1, 2)
-    dstates = _states_before(q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r))
-    dk = q.new_empty((tiles, B, H, N, D), dtype=torch.float32 if tiles * GROUP > 1 else q.dtype)
-    dv = q.new_empty((B, H, N, DV), dtype=torch.float32 if GROUP > 1 else q.dtype)
-    dtotal = q.new_empty((S, H, D * DV + D), dtype=torch.float32)
+    dk_heads, dv_heads = dk, dv
+    if GROUP > 1:  # the query heads of a group are summed in float32
+        dk_heads, dv_heads = (
+            x.new_empty((B, H, *x.shape[2:]), dtype=torch.float32) for x in (dk, dv)
+        )
+    dk_tiles = tiles_of(dk_heads, tiles)
     launch(
         causal_backward_key_kernel, S * H * parts * tiles,
-        (q, k, v, do, g, r, dstates, dtotal, dk, dv, cu_seqlens), strides,
-        stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk.stride(0),
+        (q, k, v, do, g, r, dstates, dtotal, dk_tiles, dv_heads, cu_seqlens),
+        (*q.stride(), *k.stride(), *v.stride(), *do.stride()),
+        stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk_tiles.stride(0),
         N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,
-        HAS_STATE=dstates is not None, FINAL=initial is not None,
+        HAS_STATE=dstates is not None, FINAL=dtotal is not None,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
     )  # fmt: skip
-    dk = dk.sum(0) if tiles > 1 else dk[0]
+    add_tiles(dk_tiles, dk_heads)
     if GROUP > 1:
-        dk, dv, dtotal = (x.unflatten(1, (Hk, GROUP)).sum(2) for x in (dk, dv, dtotal))
-    return sum_tiles(dq, q.dtype), dk.to(q.dtype), dv.to(q.dtype), dtotal
+        for heads, x in ((dk_heads, dk), (dv_heads, dv)):
+            x.copy_(heads.unflatten(1, (Hk, GROUP)).sum(2))
