@@ -16,7 +16,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
 HEADER = 1024  # bytes that each rank sends
 
@@ -43,7 +42,7 @@ class Agreement:
         """The headers of all ranks, by rank."""
         mine = torch.frombuffer(bytearray(header.ljust(HEADER)), dtype=torch.uint8)
         everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
-        options = distributed_c10d.AllgatherOptions()
+        options = dist.distributed_c10d.AllgatherOptions()
         # of the operation and not of `wait`, which would leave it to a rank that comes too late
         options.timeout = timedelta(seconds=timeout)
         try:
