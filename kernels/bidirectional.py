@@ -528,6 +528,11 @@ def key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map):
     add_tiles(dk_tiles, dk)
 
 
+def sum_tiles(x, dtype):
+    """x [tiles, ...] -> [...] in dtype."""
+    return x[0] if x.shape[0] == 1 else x.sum(0).to(dtype)
+
+
 def tiles_of(x, tiles):
     """Where the tiles of values write what they contribute to x, [tiles, *x.shape].
 

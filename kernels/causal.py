@@ -31,6 +31,7 @@ from .bidirectional import (
     rows_of,
     sequence_of,
     store_tile,
+    sum_tiles,
     tiles_of,
 )
 from .feature_maps import phi_backward, phi_operand
@@ -501,7 +502,7 @@ def query_gradients(
     )  # fmt: skip
     add_tiles(dq_tiles, dq)
     if normalize:
-        return g, r[0] if tiles == 1 else r.sum(0)
+        return g, sum_tiles(r, torch.float32)
     g.fill_(scale)
     return g, torch.zeros_like(g)
 
