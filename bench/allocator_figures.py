@@ -4,7 +4,7 @@ import itertools
 
 from . import chunks, contenders, style, tables
 from .diagrams import PALETTE, Curve, curves
-from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
+from .figures import AXIS, LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 
 MIB = 2**20
@@ -47,15 +47,14 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
         alts[key] = f"Largest bytes held, {order}, {WORKS[work]}: {'; '.join(said)}."
         columns = ["", "before [MiB]", "peak [MiB]", "after [MiB]", "events"]
         numbers[key] = tables.Table(columns, body, study.line)
-    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
     layout = {
         "height": 420,
         "template": TEMPLATE,
         "margin": MARGIN,
         "hovermode": "closest",
         "legend": LEGEND,
-        "xaxis": axis | {"title": {"text": "events of the call [%]"}},
-        "yaxis": axis | {"title": {"text": "bytes held [MiB]"}, "type": "log"},
+        "xaxis": AXIS | {"title": {"text": "events of the call [%]"}},
+        "yaxis": AXIS | {"title": {"text": "bytes held [MiB]"}, "type": "log"},
     }
     switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
@@ -123,7 +122,7 @@ def _fits(study: Study, work: str) -> Figure | None:
         for r in mine:
             seen = str(r.get("fits_n", "not run"))
             body.append([label, str(r["limit_gib"]), str(r["predicted_n"]), seen])
-    axis = {"showline": True, "zeroline": False, "ticks": "outside", "type": "log"}
+    axis = AXIS | {"type": "log"}
     sizes = sorted({r["limit_gib"] for r in found})
     marks = {"tickvals": sizes, "ticktext": [*map(str, sizes)]}
     layout = {

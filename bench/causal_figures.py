@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from . import data_sheets, style
 from .diagrams import PALETTE, Axis, Curve, curves
-from .figures import LEGEND, TEMPLATE, Figure, Switch, by_gpu
+from .figures import AXIS, LEGEND, TEMPLATE, Figure, Switch, by_gpu
 from .studies import Study
 from .tables import Table
 from .triton_figures import Grid, grids
@@ -117,7 +117,7 @@ def scans() -> Figure:
                 [[scan, cut, f"{end:g}", f"{100 * share:.0f} %", str(launches),
                   "once" if times == 1 else "twice"]],
             )  # fmt: skip
-    axis = {"zeroline": False, "showline": True, "ticks": "outside", "fixedrange": True}
+    axis = AXIS | {"fixedrange": True}
     layout = {
         "height": 380,
         "template": TEMPLATE,

@@ -13,7 +13,6 @@ NAMES = {
     "wrong_bytes": "5 the bytes",
     "unverified": "6 the result",
 }
-LANES = ("host", "GPU")
 ISSUE, RUN, FLUSH = 1.0, 4.0, 3.0  # lengths in a drawing, without a unit
 
 

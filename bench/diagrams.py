@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from . import style
-from .figures import LEGEND, MARGIN, TEMPLATE, Figure, Switch
+from .figures import AXIS, LEGEND, MARGIN, TEMPLATE, Figure, Switch
 from .tables import Table
 
-AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 WIDE_LEGEND = 90  # characters, from which on a legend has more lines than the usual margin holds
 MOST_ROWS = 25  # of a table under a figure; of more points some are shown
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B38600", "#2A93D5", "#8C6BB1", "#7A7A00")

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from . import data_sheets, style, tables
-from .figures import CONFIG, LEGEND, MARGIN, TEMPLATE, _colab_loader
+from .figures import AXIS, CONFIG, LEGEND, MARGIN, TEMPLATE, _colab_loader
 from .models import MODELS, Model
 from .results import Record
 from .roofline import FORWARD
@@ -241,7 +241,7 @@ class Explorer:
                 }
             )
         ticks = LENGTHS[::2]
-        axis = {"showline": True, "zeroline": False, "ticks": "outside", "type": "log"}
+        axis = AXIS | {"type": "log"}
         layout = {
             "height": 460,
             "template": TEMPLATE,

@@ -20,20 +20,21 @@ from .results import Record
 from .roofline import FORWARD, FORWARD_BACKWARD
 
 # Colours for where no page sets its own: a built page replaces this by its light or dark theme.
-_AXIS = {"gridcolor": style.GRID, "linecolor": style.GREY, "tickcolor": style.GREY}
+_LINES = {"gridcolor": style.GRID, "linecolor": style.GREY, "tickcolor": style.GREY}
 TEMPLATE = {
     "layout": {
         "font": {"family": style.FONT, "color": style.GREY, "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
+        "xaxis": _LINES,
+        "yaxis": _LINES,
     }
 }
 # The legend's place counts in plot heights: on a narrow page the legend has more lines and the plot
 # is lower, and the title of the x axis still has to fit between them.
 MARGIN = {"l": 64, "r": 12, "t": 8, "b": 96}
 LEGEND = {"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"}
+AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 CONFIG = {"responsive": True, "displayModeBar": False}
 # Colab shows each output in a frame of its own, without the book's scripts.
 COLAB_PLOTLY = "https://cdn.plot.ly/plotly-3.0.1.min.js"
@@ -206,7 +207,6 @@ def _name(measured) -> str:
 
 def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int = 440) -> dict:
     """Axes over the sequence length, log-log unless said otherwise."""
-    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
     decades = [10.0**e for e in range(-4, 6)]
     y = {"title": {"text": y_title}, "rangemode": "tozero"}
     if log_y:
@@ -222,14 +222,14 @@ def _layout(lengths: list[int], y_title: str, *, log_y: bool = True, height: int
         "margin": MARGIN,
         "hovermode": "closest",
         "legend": LEGEND,
-        "xaxis": axis
+        "xaxis": AXIS
         | {
             "title": {"text": "sequence length N"},
             "type": "log",
             "tickvals": lengths,
             "ticktext": [style.length(n) for n in lengths],
         },
-        "yaxis": axis | y,
+        "yaxis": AXIS | y,
     }
 
 

@@ -11,7 +11,7 @@ from kernels.steps.journey import STEPS, Step, named
 
 from . import data_sheets, listings, style
 from .diagrams import PALETTE, Curve, Drawing, Sketch, curves
-from .figures import TEMPLATE, Figure, Switch
+from .figures import AXIS, TEMPLATE, Figure, Switch
 from .reports import Report
 from .studies import Study
 from .tables import Table
@@ -593,7 +593,6 @@ FACTS = (
     ("instructions of the loop", "loop", 1),
     ("instructions in all", "instructions", 1),
 )
-AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 EXPLORER = {
     "height": 560,
     "template": TEMPLATE,

@@ -13,7 +13,7 @@ from . import style
 from .attention_figures import SHADES
 from .chunks import cost
 from .diagrams import PALETTE, Drawing, Sketch
-from .figures import LEGEND, TEMPLATE, Figure, Switch
+from .figures import AXIS, LEGEND, TEMPLATE, Figure, Switch
 from .studies import Study
 from .tables import Table
 
@@ -344,7 +344,6 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
             _reading(c, N, D, tokens, counted[c], at_once.get(c), in_turn.get(c)) for c in steps
         ]
 
-    axis = {"showline": True, "zeroline": False, "ticks": "outside"}
     decades = [10.0**e for e in range(-4, 7)]
     ticked = range(0, len(steps), 2)
     layout = {
@@ -353,7 +352,7 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
         "margin": {"l": 70, "r": 12, "t": 8, "b": 150},
         "hovermode": "x",
         "legend": LEGEND | {"y": -0.08},
-        "xaxis": axis
+        "xaxis": AXIS
         | {
             "title": {"text": "chunk size C"},
             "tickvals": list(ticked),
@@ -370,7 +369,7 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
     }  # fmt: skip
     for panel, title in enumerate(PANELS):
         top = 1 - panel * 0.255
-        layout[f"yaxis{panel + 1}" if panel else "yaxis"] = axis | {
+        layout[f"yaxis{panel + 1}" if panel else "yaxis"] = AXIS | {
             "title": {"text": title},
             "type": "log",
             "domain": [max(0, top - 0.225), top],

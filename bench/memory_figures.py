@@ -6,8 +6,8 @@ They use the format and the look of `bench.figures` and `bench.diagrams`.
 import math
 
 from . import style
-from .diagrams import AXIS, PALETTE, Axis, Drawing, Sketch
-from .figures import LEGEND, TEMPLATE, Figure, Switch
+from .diagrams import PALETTE, Axis, Drawing, Sketch
+from .figures import AXIS, LEGEND, TEMPLATE, Figure, Switch
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 

@@ -5,6 +5,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -381,6 +382,29 @@ def one_line(problem: BaseException, said=()) -> str:
     if hints and "No available kernel" in text:
         text += f" ({hints[-1]})"
     return text if len(text) <= 240 else text[:239] + "…"
+
+
+def columns(lane: Lane) -> dict:
+    """Time and spread of a lane as the columns of a study's row, or why it has none."""
+    if lane.failure is not None or not lane.device_ms:
+        reason = one_line(lane.failure or RuntimeError("no sample"))
+        return {"status": "failed", "reason": reason, "median_ms": None}
+    return {
+        "status": "ok",
+        "reason": None,
+        "median_ms": lane.percentile(50),
+        "spread": lane.spread,
+        "samples": len(lane.device_ms),
+        "host_ms": lane.host_median_ms,
+        **lane.marks,
+    }
+
+
+def times(calls: dict, clock, sampling: Sampling, context: Callable = nullcontext) -> dict:
+    """Race some calls by name, each within `context`; for each of them the columns of a row."""
+    lanes = {name: Lane(call, context) for name, call in calls.items()}
+    race(list(lanes.values()), clock, sampling)
+    return {name: columns(lane) for name, lane in lanes.items()}
 
 
 def synchronize(device: str):

@@ -20,10 +20,21 @@ from dataclasses import asdict, dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .. import compiled, contenders, floor, gate, hardware, passes, profiling, roofline, truth
+from .. import (
+    compiled,
+    contenders,
+    floor,
+    gate,
+    hardware,
+    passes,
+    profiling,
+    roofline,
+    runner,
+    truth,
+)
 from ..roofline import FORWARD, FORWARD_BACKWARD, Shape
 from ..runner import Inputs, one_line
-from ..timing import Lane, Sampling, race
+from ..timing import Sampling
 
 ABOUT = "the backward pass: time by kernel, recomputing against saving, memory, accuracy"
 
@@ -79,26 +90,9 @@ class Watch:
     def shape(self, B: int, causal: bool) -> Shape:
         return Shape(B, self.H, self.N, D, D, self.dtype, causal)
 
-    def times(self, calls: dict, context=None) -> dict[str, dict]:
+    def times(self, calls: dict, **context) -> dict[str, dict]:
         """Race the calls; for each of them the columns of a row."""
-        lanes = {n: Lane(call, *([context] if context else [])) for n, call in calls.items()}
-        race(list(lanes.values()), self.clock, self.sampling)
-        return {name: columns(lane) for name, lane in lanes.items()}
-
-
-def columns(lane: Lane) -> dict:
-    """Time and spread of a lane, or why it has none."""
-    if lane.failure is not None or not lane.device_ms:
-        return {"status": "failed", "reason": one_line(lane.failure), "median_ms": None}
-    return {
-        "status": "ok",
-        "reason": None,
-        "median_ms": lane.percentile(50),
-        "spread": lane.spread,
-        "samples": len(lane.device_ms),
-        "host_ms": lane.host_median_ms,
-        **lane.marks,
-    }
+        return runner.times(calls, self.clock, self.sampling, **context)
 
 
 def measure(quick: bool, say, watch: Watch | None = None) -> list[dict]:
@@ -200,7 +194,7 @@ def operators(watch: Watch, B: int, causal: bool, name: str):
         calls[FORWARD_BACKWARD] = lambda: torch.autograd.grad(
             one.forward(q, k, v, causal=causal), (q, k, v), inputs.do
         )
-    for work, fact in watch.times(calls, one.context).items():
+    for work, fact in watch.times(calls, context=one.context).items():
         moved = ideal(shape, work)
         row = {"part": "operator", "work": work, **where, **fact, "error": verdict.error}
         rows.append(row | {"bytes": moved, "floor_ms": _copy_ms(watch, moved)})

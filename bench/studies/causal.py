@@ -123,22 +123,9 @@ class Watch:
         copy = timing.Lane(floor.copy_call(moved, self.device))
         timing.race([*lanes.values(), copy], self.clock, self.sampling)
         for key, row in rows.items():
-            row |= columns(lanes[key]) if key in lanes else {"median_ms": None}
-            row["floor_ms"] = columns(copy)["median_ms"]
+            row |= runner.columns(lanes[key]) if key in lanes else {"median_ms": None}
+            row["floor_ms"] = runner.columns(copy)["median_ms"]
         return list(rows.items())
-
-
-def columns(lane: timing.Lane) -> dict:
-    """Time and spread of a lane, or why it has none."""
-    if lane.failure is not None or not lane.device_ms:
-        reason = runner.one_line(lane.failure or RuntimeError("no sample"))
-        return {"status": "failed", "reason": reason, "median_ms": None}
-    return {
-        "median_ms": lane.percentile(50),
-        "spread": lane.spread,
-        "host_ms": lane.host_median_ms,
-        **lane.marks,
-    }
 
 
 def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
@@ -344,7 +331,7 @@ def cumulatives(watch: Watch):
                 peak = (torch.cuda.max_memory_allocated() - before) / 2**20
             lane = timing.Lane(torch.no_grad()(lambda q=q, k=k, v=v: cumulative.forward(q, k, v)))
             timing.race([lane], watch.clock, watch.sampling)
-            yield {**row, "status": "ok", "reason": None, "peak_MiB": peak, **columns(lane)}
+            yield {**row, "status": "ok", "reason": None, "peak_MiB": peak, **runner.columns(lane)}
         except Exception as problem:
             yield {**row, "status": "failed", "reason": runner.one_line(problem)}
         gc.collect()

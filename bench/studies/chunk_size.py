@@ -17,7 +17,7 @@ import torch
 from kernels import configs, linear_attention
 
 from .. import eager, floor, gate, hardware, roofline, truth
-from ..runner import one_line
+from ..runner import columns, one_line
 from ..timing import FULL, QUICK, DeviceClock, Lane, race
 
 ABOUT = "time and memory of causal linear attention over the chunk size, at one shape"
@@ -133,12 +133,4 @@ def _measure(form, shape, chunk, tensors, true, clock, sampling) -> dict:
             return fact | {"status": "wrong", "reason": verdict.reason}
     lane = Lane(call)
     race([lane], clock, sampling)
-    if lane.failure is not None:
-        raise lane.failure
-    return fact | {
-        "median_ms": lane.percentile(50),
-        "spread": lane.spread,
-        "samples": len(lane.device_ms),
-        "host_ms": lane.host_median_ms,
-        **lane.marks,
-    }
+    return fact | columns(lane)

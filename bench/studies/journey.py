@@ -26,8 +26,20 @@ import torch
 
 from kernels.steps.journey import STEPS, named, passes
 
-from .. import compiled, floor, gate, hardware, occupancy, profiling, roofline, timing, truth
-from .triton_basics import columns, old, short
+from .. import (
+    compiled,
+    floor,
+    gate,
+    hardware,
+    occupancy,
+    profiling,
+    roofline,
+    runner,
+    timing,
+    truth,
+)
+from ..runner import one_line
+from .triton_basics import old
 
 ABOUT = "the optimization ladder: each step's time beside a copy, its passes, its compiled code"
 
@@ -76,9 +88,7 @@ class Watch:
 
     def race(self, calls: dict[str, Callable]) -> dict[str, dict]:
         """Time the calls in turns; for each of them the columns of a row."""
-        lanes = {name: timing.Lane(call) for name, call in calls.items()}
-        timing.race(list(lanes.values()), self.clock, self.sampling)
-        return {name: columns(lane) for name, lane in lanes.items()}
+        return runner.times(calls, self.clock, self.sampling)
 
     @property
     def type(self) -> str:
@@ -103,7 +113,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
                 if watch.over:
                     break
         except Exception as problem:  # the other parts are still worth having
-            rows.append({"part": "failed", "which": part.__name__, "reason": short(problem)})
+            rows.append({"part": "failed", "which": part.__name__, "reason": one_line(problem)})
         gc.collect()
         torch.cuda.empty_cache()
         say(f"{part.__name__}: {len(rows) - before} rows, {time.monotonic() - begin:.0f} s")
@@ -146,7 +156,7 @@ def refused(step, watch, q, k, v, out, answer) -> tuple[str | None, dict]:
         if watch.device == "cuda":
             torch.cuda.synchronize()
     except Exception as problem:
-        return "failed", {"reason": short(problem), "error": None}
+        return "failed", {"reason": one_line(problem), "error": None}
     verdict = gate.judge({"o": result}, answer, watch.type)
     return None if verdict.ok else "wrong", {"reason": verdict.reason, "error": verdict.error}
 
@@ -228,7 +238,7 @@ def kernel_rows(watch: Watch):
             try:
                 found = profiling.kernel_times(call_of(step, q, k, v, out), 2 if watch.quick else 5)
             except Exception as problem:
-                yield {**at, "kernel": None, "ms": None, "reason": short(problem)}
+                yield {**at, "kernel": None, "ms": None, "reason": one_line(problem)}
                 continue
             yield from ({**at, **row, "reason": None} for row in found)
 
@@ -243,7 +253,7 @@ def code(watch: Watch):
             try:
                 step.forward(q, k, v)
             except Exception as problem:
-                reason = short(problem)
+                reason = one_line(problem)
                 yield {"part": "code", "step": step.name, "pass": None, "reason": reason}
         found += [(step.name, name, launched[0]) for name, launched in ran if launched]
     with ThreadPoolExecutor(THREADS) as pool:  # each of them waits for a program of NVIDIA's

@@ -21,7 +21,8 @@ import torch
 
 from kernels.steps.basics import matmul, race, reduction, softmax, vector_add
 
-from .. import compiled, floor, hardware, timing
+from .. import compiled, floor, hardware, runner, timing
+from ..runner import one_line
 
 ABOUT = "first Triton kernels: times and floors, tiles, warps and stages, and their compiled code"
 
@@ -61,33 +62,13 @@ class Watch:
 
     def times(self, calls: dict[str, Callable]) -> dict[str, dict]:
         """Race the calls; for each of them the columns of a row."""
-        lanes = {name: timing.Lane(call) for name, call in calls.items()}
-        timing.race(list(lanes.values()), self.clock, self.sampling)
-        return {name: columns(lane) for name, lane in lanes.items()}
+        return runner.times(calls, self.clock, self.sampling)
 
     def beside_copy(self, calls: dict[str, Callable], moved: int) -> list[tuple[str, dict]]:
         """The same beside a copy that moves `moved` bytes in all."""
         found = self.times({**calls, "copy": floor.copy_call(moved, self.device)})
         least = found.pop("copy").get("median_ms")
         return [(name, {"bytes": moved, **row, "floor_ms": least}) for name, row in found.items()]
-
-
-def columns(lane: timing.Lane) -> dict:
-    """Time and spread of a lane, or why it has none."""
-    if lane.failure is not None or not lane.device_ms:
-        return {"status": "failed", "reason": short(lane.failure), "median_ms": None}
-    return {
-        "status": "ok",
-        "reason": None,
-        "median_ms": lane.percentile(50),
-        "spread": lane.spread,
-        "host_ms": lane.host_median_ms,
-        **lane.marks,
-    }
-
-
-def short(problem) -> str:
-    return " ".join(f"{type(problem).__name__}: {problem}".split())[:200]
 
 
 def wrong(got, want, tolerance: float) -> str | None:
@@ -115,7 +96,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
                 if watch.over:
                     break
         except Exception as problem:  # the other parts are still worth having
-            rows.append({"part": "failed", "which": part.__name__, "reason": short(problem)})
+            rows.append({"part": "failed", "which": part.__name__, "reason": one_line(problem)})
         gc.collect()
         torch.cuda.empty_cache()
         say(f"{part.__name__}: {len(rows) - before} rows, {time.monotonic() - begin:.0f} s")
@@ -253,7 +234,7 @@ def tiles(watch: Watch):
                 out.fill_(float("nan"))
                 matmul.matmul(a, b, out, **options)
         except Exception as problem:  # more shared memory than there is
-            yield {**row, "status": "failed", "reason": short(problem), "median_ms": None}
+            yield {**row, "status": "failed", "reason": one_line(problem), "median_ms": None}
             continue
         row |= size(compiled.describe(ran[0], sass=False))
         reason = wrong(out, want, 1e-2)
