@@ -8,21 +8,28 @@ from .tiny import SOFTMAX
 
 # from nothing, which lets the page through, to the colour of the book's own curve
 SCALE = [[0, "rgba(213, 94, 0, 0)"], [0.5, "rgba(213, 94, 0, 0.55)"], [1, "rgb(213, 94, 0)"]]
+# The same, with small values stronger: a state begins faint beside what it becomes.
+FAINT_TOO = [
+    [0, "rgba(213, 94, 0, 0)"], [0.03, "rgba(213, 94, 0, 0.25)"],
+    [0.2, "rgba(213, 94, 0, 0.6)"], [1, "rgb(213, 94, 0)"],
+]  # fmt: skip
 NAMES = {SOFTMAX: "softmax", "elu": "linear, elu + 1", "exp": "linear, exp"}
 
 
-def _heatmap(cells, words: list[str], hover: str, meta: list, visible: bool) -> dict:
+def _heatmap(cells, words: list[str], hover: str, meta: list, visible: bool, scale=SCALE) -> dict:
+    """Cells of 0 to 255; `words` name rows and columns, each behind its number."""
+    named = [f"{i} {word}" for i, word in enumerate(words)]
     return {
         "type": "heatmap",
         "z": [[round(100 * c / 255) for c in row] for row in cells],
-        "colorscale": SCALE,
+        "colorscale": scale,
         "zmin": 0,
         "zmax": 100,
         "showscale": False,
         "hovertemplate": hover,
         "meta": meta,
         "visible": visible,
-    } | ({"x": [*range(len(words))], "y": [*range(len(words))]} if words else {})
+    } | ({"x": named, "y": named} if words else {})
 
 
 def maps(study: Study) -> Figure | tables.Table:
@@ -56,13 +63,16 @@ def maps(study: Study) -> Figure | tables.Table:
             f"entropy of {style.number(r['entropy_bits'])} bits; effective rank "
             f"{style.number(r['rank'])} of {r['size']}."
         )
-    axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "dtick": 4}
+    axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "type": "category"}
+    axis |= {"dtick": 1, "tickfont": {"size": 9}}
     layout = {
-        "height": 460,
+        "height": 500,
         "template": TEMPLATE,
-        "margin": {"l": 56, "r": 12, "t": 8, "b": 56},
-        "xaxis": axis | {"title": {"text": "key"}, "constrain": "domain"},
-        "yaxis": axis | {"title": {"text": "query"}, "autorange": "reversed", "scaleanchor": "x"},
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 72},
+        "xaxis": axis | {"title": {"text": "key"}, "constrain": "domain", "tickangle": -90},
+        "yaxis": axis
+        | {"title": {"text": "query"}, "autorange": "reversed", "scaleanchor": "x"}
+        | {"constrain": "domain"},
     }
     switches = [
         Switch("Task", tasks),
@@ -74,13 +84,17 @@ def maps(study: Study) -> Figure | tables.Table:
 
 
 def states(study: Study) -> Figure | tables.Table:
-    """|S| of a head after some tokens; switches choose task, mixer and how many tokens."""
+    """|S| of a head after some tokens; switches choose task, mixer and how many tokens.
+
+    The last task comes first: recall, which fills the state with pairs.
+    """
     rows = study.select(kind="state", status="ok")
     if not rows:
         return tables.Table(["nothing was measured"], [], study.line)
     tasks, mixers, after = (
         list(dict.fromkeys(r[name] for r in rows)) for name in ("task", "mixer", "after")
     )
+    tasks = tasks[::-1]
     largest = {}  # of each model over all its tokens, so that the colours can be compared
     for r in rows:
         key = r["task"], r["mixer"]
@@ -91,7 +105,7 @@ def states(study: Study) -> Figure | tables.Table:
         scale = r["largest"] / (largest[r["task"], r["mixer"]] or 1.0)
         cells = [[c * scale for c in row] for row in unpacked(r["map"], r["size"])]
         hover = "feature %{y}, component %{x}: %{z} % of the largest<extra></extra>"
-        data.append(_heatmap(cells, [], hover, at, not any(at)))
+        data.append(_heatmap(cells, [], hover, at, not any(at), FAINT_TOO))
         alts[",".join(map(str, at))] = (
             f"|S| of {NAMES.get(r['mixer'], r['mixer'])} on the task {r['task']} after "
             f"{r['after']} tokens: largest {style.number(r['largest'])}, effective rank "
@@ -131,4 +145,4 @@ def trained(study: Study) -> tables.Table:
             ]
         )
     columns = ["task", "mixer", "loss [nats]", "right [%]", "trained for [s]"]
-    return tables.Table(columns, rows, f"{study.line}.", words=("mixer",))
+    return tables.Table(columns, rows, style.sentence(study.line), words=("mixer",))

@@ -23,7 +23,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from bench import fresh, timing
 from bench.style import number
 from bench.traffic import traffic
-from kernels import bidirectional, configs
+from kernels import (
+    LinearAttentionState,
+    bidirectional,
+    configs,
+    linear_attention,
+    linear_attention_step,
+)
 from kernels.feature_maps import FEATURE_MAPS
 from kernels.launch import launch
 from kernels.steps.fences import fence, fenced
@@ -114,9 +120,16 @@ def unwritten(*shape):
     return fenced(nan, rows=BLOCK_N, value=FENCE)
 
 
+def room(x, *shape):
+    """Room for a result of x: what is checked is float32, what is timed is bfloat16."""
+    if x.dtype == torch.float32:
+        return unwritten(*shape)
+    return torch.empty(shape, device=DEVICE)
+
+
 def launch_normalizer(kernel, k):
     heads, N, D = k.shape
-    z = unwritten(heads, D)
+    z = room(k, heads, D)
     BLOCK_D = triton.next_power_of_2(D)
     kernel[(heads,)](k=k, z=z, N=N, D=D, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D)
     return z
@@ -181,14 +194,30 @@ def normalizer_gradient(fq, o, do, d):
 def launch_normalizer_gradient(kernel, q, o, do):
     heads, N, D = q.shape
     DV = o.shape[-1]
-    dz = unwritten(heads, D)
-    d = fenced(positive(q), rows=BLOCK_N, value=FENCE)
+    dz = room(q, heads, D)
+    if q.dtype == torch.float32:
+        d = fenced(positive(q), rows=BLOCK_N, value=FENCE)
+    else:
+        d = some_denominators(heads, N, q.device)
     BLOCK_D, BLOCK_DV = (triton.next_power_of_2(n) for n in (D, DV))
     kernel[(heads,)](
         q=q, o=o, do=do, d=d, dz=dz, N=N, D=D, DV=DV,
         BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D, BLOCK_DV=BLOCK_DV,
     )  # fmt: skip
     return dz
+
+
+@cache
+def some_denominators(heads, N, device):
+    """Made once, as `some_state`."""
+    return torch.full((heads, N), 2.0, device=device)
+
+
+def library_backward(q, o, do):
+    """A call of the library's backward pass for q, with o for keys and values; dz is a part."""
+    x = [t[None].detach().requires_grad_() for t in (q, o, o)]
+    out = linear_attention(*x)
+    return lambda: torch.autograd.grad(out, x, do[None], retain_graph=True)
 
 
 def keep_some(k):
@@ -346,6 +375,53 @@ def library_state(k, v):
     return lambda: bidirectional.launch_state(k, v, states, tile, "elu", None)
 
 
+FORGET = 0.75  # of the puzzle `forget`
+
+
+def launch_forget(kernel, q, k, v):
+    """o of one token, and behind it the state: [heads, DV + D * DV + D]."""
+    heads, D = q.shape
+    DV = v.shape[-1]
+    before = state_before(heads, D, DV, q.device)
+    after, o = room(q, heads, D * DV + D), room(q, heads, DV)
+    kernel[(heads,)](q=q, k=k, v=v, before=before, after=after, o=o, decay=FORGET, eps=1e-6,
+                     D=D, DV=DV)  # fmt: skip
+    if q.dtype != torch.float32:
+        return o
+    for what in (after, o):
+        if (fence(what) != FENCE).any():
+            raise ValueError("it writes behind the end of what is to be written")
+    return torch.cat([o, after], -1)
+
+
+@cache
+def state_before(heads, D, DV, device):
+    """Some state [heads, D * DV + D], made once."""
+    generator = torch.Generator().manual_seed(2)
+    return (torch.rand(heads, D * DV + D, generator=generator) + 0.5).to(device)
+
+
+def forget(q, k, v):
+    """The same in float64."""
+    heads, D = q.shape
+    before = state_before(heads, D, v.shape[-1], q.device).double()
+    s, z = before[:, :-D].unflatten(1, (D, -1)), before[:, -D:]
+    s = FORGET * s + phi(k)[:, :, None] * v[:, None, :]
+    z = FORGET * z + phi(k)
+    o = (phi(q)[:, None] @ s)[:, 0] / ((phi(q) * z).sum(-1, keepdim=True) + 1e-6)
+    return torch.cat([o, s.flatten(1), z], -1)
+
+
+def library_step(q, k, v):
+    """A call of the library's step for q, k, v [heads, D]: the same without forgetting."""
+    heads, D = q.shape
+    state = state_before(heads, D, v.shape[-1], q.device)
+    kv, z = state[:, :-D].unflatten(1, (D, -1)).contiguous(), state[:, -D:].contiguous()
+    x = [t[None] for t in (q, k, v)]
+    state = LinearAttentionState(kv[None], z[None])
+    return lambda: linear_attention_step(*x, state)
+
+
 PROMPT, PIECE = 7, 3  # of the puzzle `generate`; cases may be shorter
 
 
@@ -381,10 +457,17 @@ def causal_denominators(q, k):
 
 def launch_causal_normalizer(kernel, q, k):
     heads, N, D = q.shape
-    d = unwritten(heads, N)
+    d = room(q, heads, N)
     BLOCK_D = max(16, triton.next_power_of_2(D))
-    kernel[(heads,)](q=q, k=k, d=d, N=N, D=D, BLOCK_N=16, BLOCK_D=BLOCK_D)
+    rows = 16 if q.dtype == torch.float32 else BLOCK_N  # small blocks meet more edges
+    kernel[(heads,)](q=q, k=k, d=d, N=N, D=D, BLOCK_N=rows, BLOCK_D=BLOCK_D)
     return d
+
+
+def library_causal(q, k):
+    """A call of the library's causal attention for q, k [heads, N, D], with k for its values."""
+    q, k = q[None], k[None]
+    return lambda: linear_attention(q, k, k, causal=True)
 
 
 def launch_later_states(kernel, sums):
@@ -418,6 +501,26 @@ def suspects(q):
 
 
 PUZZLES = {
+    "forget": Puzzle(
+        launch=launch_forget,
+        truth=forget,
+        cases=(
+            ((1, 16), (1, 16), (1, 16)),
+            ((3, 32), (3, 32), (3, 16)),
+            ((2, 64), (2, 64), (2, 128)),
+        ),
+        result="o, S, z",
+        fenced=False,
+        budget=Budget(
+            shapes=((4, 32), (4, 32), (4, 32)),
+            # q, k, v and o once, and the state twice: it is read, and written
+            ideal=lambda q, k, v: 4 * q.nbytes + 2 * 4 * 4 * (32 * 32 + 32),
+            most=1.05,
+            large=((8192, 64), (8192, 64), (8192, 64)),
+            library=library_step,
+            share=0.5,
+        ),
+    ),
     "generate": Puzzle(
         launch=launch_generate,
         truth=generated,
@@ -506,6 +609,14 @@ PUZZLES = {
             ((1, 0, 16),),
         ),
         result="z",
+        budget=Budget(
+            shapes=((2, 1024, 32),),
+            ideal=lambda k: k.nbytes + 2 * 32 * 4,  # k once, and z
+            most=1.05,
+            large=((1024, 2048, 64),),
+            library=lambda k: library_state(k, k),  # which has two tensors to read
+            share=0.7,
+        ),
     ),
     "ones_column": Puzzle(
         launch=launch_ones_column,
@@ -528,6 +639,14 @@ PUZZLES = {
             ((3, 1, 5), (3, 1, 5)),
         ),
         result="d",
+        budget=Budget(
+            shapes=((2, 256, 16), (2, 256, 16)),
+            ideal=lambda q, k: q.nbytes + k.nbytes + 2 * 256 * 4,  # both once, and d
+            most=1.05,
+            large=((1024, 2048, 64), (1024, 2048, 64)),
+            library=library_causal,  # which has two tensors more
+            share=0.3,
+        ),
     ),
     "later_states": Puzzle(
         launch=launch_later_states,
@@ -582,6 +701,14 @@ PUZZLES = {
             ((1, 0, 16), (1, 0, 16), (1, 0, 16)),
         ),
         result="dz",
+        budget=Budget(
+            shapes=((2, 512, 16), (2, 512, 16), (2, 512, 16)),
+            ideal=lambda q, o, do: 3 * q.nbytes + 2 * 4 * (512 + 16),  # and d, and dz
+            most=1.05,
+            large=((1024, 2048, 64), (1024, 2048, 64), (1024, 2048, 64)),
+            library=library_backward,  # which moves seven tensors
+            share=0.7,
+        ),
     ),
     "causal_dv": Puzzle(
         launch=lambda gradient, fq, fk, gdo: gradient(phi(fq), phi(fk), gdo, CHUNK),

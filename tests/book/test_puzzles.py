@@ -123,6 +123,13 @@ WRONG = [
     ("long_rows", 'float("-inf"))  # [BLOCK_C]', "0.0)  # [BLOCK_C]", "should be"),
     ("long_rows", "tl.exp(b_x - new)", "tl.exp(b_x)", "should be"),
     ("long_rows", "        largest = new\n", "", "should be"),
+    ("forget", "b_s = decay * b_s + fk", "b_s = b_s + fk", "should be"),
+    ("forget", "b_z = decay * b_z + fk", "b_z = b_z + fk", "should be"),
+    ("forget", "fk[:, None] * b_v[None, :]", "fq[:, None] * b_v[None, :]", "should be"),
+    ("forget", "fq[:, None] * b_s, axis=0", "fk[:, None] * b_s, axis=0", "should be"),
+    ("forget", "    tl.store(after + at_z, b_z)\n", "", "is nan, should be"),
+    ("forget", "    b_o /= tl.sum(fq * b_z, axis=0) + eps\n", "", "should be"),
+    ("forget", "tl.store(o + head * DV", "tl.store(o + (head + 1) * DV", "behind"),
     ("generate", '        given["initial_state"] = state\n', "", "should be"),
     (
         "generate",
@@ -168,6 +175,27 @@ DEAR = [
         "two_maps",
         "relu = tl.maximum(b_k, 0.0)",
         "relu = tl.maximum(tl.load(k + at, keep, 0.0), 0.0)",
+    ),
+    (
+        "normalizer",
+        "elu_plus_one(b_k), 0.0)",
+        "elu_plus_one(tl.load(k + rows[:, None] * D + offs_d[None, :], keep, 0.0)), 0.0)",
+    ),
+    (
+        "causal_normalizer",
+        "        b_z += tl.sum(fk, axis=0)\n",
+        "        again = tl.where(keep, elu_plus_one(tl.load(k + at, keep, 0.0)), 0.0)\n"
+        "        b_z += tl.sum(again, axis=0)\n",
+    ),
+    (
+        "normalizer_gradient",
+        "r = -tl.sum(b_o * b_do",
+        "r = -tl.sum(tl.load(o + rows[:, None] * DV + offs_dv[None, :], keep_o, 0.0) * b_do",
+    ),
+    (
+        "forget",
+        "tl.sum(fq[:, None] * b_s",
+        "tl.sum(fq[:, None] * (b_s + 0 * tl.load(before + at_s))",
     ),
 ]
 
