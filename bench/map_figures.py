@@ -72,7 +72,7 @@ def maps(study: Study) -> Figure | tables.Table:
         "xaxis": axis | {"title": {"text": "key"}, "constrain": "domain", "tickangle": -90},
         "yaxis": axis
         | {"title": {"text": "query"}, "autorange": "reversed", "scaleanchor": "x"}
-        | {"constrain": "domain"},
+        | {"constrain": "domain", "constraintoward": "top"},
     }
     switches = [
         Switch("Task", tasks),
