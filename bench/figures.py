@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import contenders, style, tables
+from . import contenders, data_sheets, style, tables
 from .results import Record
 from .roofline import FORWARD, FORWARD_BACKWARD
 
@@ -435,6 +435,89 @@ def backward_cost(records) -> Figure:
 
     title = "forward + backward / forward"
     return _figure(records, draw, title, log_y=False, work_switch=False, table=costs)
+
+
+def two(records) -> Figure:
+    """Any two contenders: the time of the second over that of the first, by sequence length."""
+    records = records if isinstance(records, list) else [records]
+    shared, states = _states(records)
+    names = list(dict.fromkeys(name for r in records for name in r.contenders()))
+    labels = {name: contenders.label(name) for name in names}
+    lengths = sorted({n for r in records for n in r.values("N")})
+    ends, always = [lengths[0], lengths[-1]], [None] * (2 + len(shared))
+    even = _line("floor", "as long as the first", ends, [1, 1], None, always, True)
+    data, alts = [even | {"hoverinfo": "skip"}], {}
+    pairs = itertools.product(enumerate(names), enumerate(names[::-1]))
+    for ((i, first), (j, second)), state in itertools.product(pairs, states):
+        key = (i, j, *state.key)
+        choice = ",".join(map(str, key))
+        if first == second:
+            alts[choice] = f"{labels[first]} twice, {state.words}: choose another one."
+            continue
+        times = [
+            {m.N: m.median_ms for m in state.record.select(contender=c, **state.shape) if m.ok}
+            for c in (first, second)
+        ]
+        x = sorted(set(times[0]) & set(times[1]))
+        y = [float(f"{times[1][n] / times[0][n]:.4g}") for n in x]
+        what = f"{labels[second]} / {labels[first]}"
+        said = f"{style.number(y[-1])} at N = {style.length(x[-1])}" if x else "not measured"
+        alts[choice] = f"Time of {what}, {state.words}: {said}."
+        if x:
+            line = _line(second, what, x, y, None, list(key), not any(key))
+            data.append(line | {"hoverinfo": "x+y+name"})
+    switches = [Switch("First", list(labels.values())), Switch("Second", [*labels.values()][::-1])]
+    layout = _layout(lengths, "time of the second / time of the first")
+    source = style.sentence(*(r.line for r in records))
+    return Figure(data, layout, alts, [*switches, *shared], {}, source)
+
+
+def under_the_roof(records) -> Figure:
+    """FLOP/s over FLOPs a byte: each contender by length, under what the data sheet allows."""
+    records = records if isinstance(records, list) else [records]
+    switches, states = _states(records)
+    data, alts, numbers = [], {}, {}
+    for state in states:
+        key, first = list(state.key), state.key == states[0].key
+        choice = ",".join(map(str, key))
+        hover = "%{x:.3g} FLOPs a byte: %{y:.3g} TFLOP/s"
+        ends, rows = [], []
+        for name in state.record.contenders():
+            found = [m for m in state.record.select(contender=name, **state.shape) if m.ok]
+            found.sort(key=lambda m: m.N)
+            if not found:
+                continue
+            label = contenders.label(name)
+            x = [m.flops / m.bytes for m in found]
+            y = [m.flops / m.median_ms / 1e9 for m in found]
+            words = f"{label}, N = %{{text}}<br>{hover}<extra></extra>"
+            text = [style.length(m.N) for m in found]
+            line = _line(name, label, x, y, None, key, first)
+            data.append(line | {"hovertext": None, "text": text, "hovertemplate": words})
+            ends.append(f"{label} {style.number(y[-1])} TFLOP/s at {style.number(x[-1])}")
+            rows.append([label, *map(style.number, (x[0], y[0], x[-1], y[-1]))])
+        sheet = data_sheets.of(state.record.provenance.gpu)
+        if sheet:
+            ridge = sheet.matrix / sheet.bandwidth
+            x, y = [1, ridge, 1e5], [sheet.bandwidth / 1e12, *[sheet.matrix / 1e12] * 2]
+            roof = _line("floor", "data sheet", x, y, None, key, first)
+            data.append(roof | {"hovertext": None, "hovertemplate": f"data sheet<br>{hover}"})
+        alts[choice] = (
+            f"Under the roof, {state.words}, at the longest N: "
+            f"{'; '.join(ends) or 'not measured'} FLOPs a byte."
+        )
+        columns = ["", "FLOPs a byte, short", "TFLOP/s", "FLOPs a byte, long", "TFLOP/s"]
+        caption = f"The shortest and the longest sequence, {state.words}; {state.record.line}."
+        numbers[choice] = tables.Table(columns, rows, caption)
+    layout = _layout([], "TFLOP/s", height=480)
+    decades = [10.0**e for e in range(6)]
+    layout["xaxis"] |= {
+        "title": {"text": "FLOPs for each byte that has to be moved"},
+        "tickvals": decades,
+        "ticktext": [style.number(d) for d in decades],
+    }
+    source = "Bytes and FLOPs are ideal. " + style.sentence(*(r.line for r in records))
+    return Figure(data, layout, alts, switches, numbers, source)
 
 
 def _pair(record: Record, name: str, n: int, B: int, causal: bool):

@@ -3,10 +3,11 @@
 import json
 import re
 from dataclasses import replace
+from math import prod
 
 import pytest
 
-from bench import claims, contenders, figures, readme, style, tables
+from bench import claims, contenders, data_sheets, figures, readme, style, tables
 from bench.roofline import FORWARD
 from bench.runner import Plan
 
@@ -289,3 +290,63 @@ def test_a_claim_may_be_expected_to_fail(record, condition, expected, verdict, s
     assert claim.surprising is surprising
     assert f"{verdict}: A" in claim._repr_html_()
     assert claim.facts()["surprising"] is surprising
+
+
+@pytest.mark.parametrize("draw", [figures.two, figures.under_the_roof])
+def test_figures_of_a_choice_are_valid_and_say_what_they_show(draw, record):
+    figure = draw([record])
+    figure.plotly()
+    page = figure.html()
+    assert "http" not in page and "out of <memory>" not in page
+    choices = [len(s.options) for s in figure.switches]
+    assert len(figure.alts) == prod(choices)
+    for trace in figure.data:
+        keys = [k for k in figure.alts if fits(trace, k)]
+        assert keys and trace["visible"] == (keys[0] == next(iter(figure.alts)))
+
+
+def fits(trace: dict, choice: str) -> bool:
+    """As the page's script decides whether a trace is shown."""
+    return all(
+        m is None or str(m) == c for m, c in zip(trace["meta"], choice.split(","), strict=True)
+    )
+
+
+def test_two_are_divided_as_their_names_say(record):
+    figure = figures.two([record])
+    names = record.contenders()
+    labels = [contenders.label(name) for name in names]
+    assert figure.switches[0].options == labels and figure.switches[1].options == labels[::-1]
+    shape = {"B": record.values("B")[-1], "causal": False, "work": FORWARD}
+    seen = 0
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[::-1]):
+            choice = f"{i},{j},0,0,0,0"
+            found = [t for t in figure.data if fits(t, choice) and None not in t["meta"]]
+            if first == second:
+                assert not found and "choose another" in figure.alts[choice]
+                continue
+            for trace in found:
+                assert trace["name"] == f"{contenders.label(second)} / {contenders.label(first)}"
+                for n, ratio in zip(trace["x"], trace["y"], strict=True):
+                    ms = [record.one(contender=c, N=n, **shape).median_ms for c in (first, second)]
+                    assert ratio == pytest.approx(ms[1] / ms[0], rel=1e-3)
+                    seen += 1
+    assert seen > 4
+
+
+def test_the_roof_and_the_points_are_flops_over_bytes(record):
+    sheet = data_sheets.SHEETS["NVIDIA H100 80GB HBM3"]
+    gpu = replace(record.provenance, gpu="NVIDIA H100 80GB HBM3")
+    known = replace(record, provenance=gpu)
+    figure = figures.under_the_roof([known])
+    roof = next(t for t in figure.data if t["name"] == "data sheet")
+    assert roof["y"][0] == pytest.approx(sheet.bandwidth / 1e12)  # at 1 FLOP a byte, in TFLOP/s
+    assert roof["x"][1] == pytest.approx(sheet.matrix / sheet.bandwidth)
+    m = next(
+        m for m in known.select(contender="book", B=known.values("B")[-1], causal=False) if m.ok
+    )
+    line = next(t for t in figure.data if t["name"] == contenders.label("book"))
+    at = line["text"].index(style.length(m.N))
+    assert line["x"][at] == pytest.approx(m.flops / m.bytes)
+    assert line["y"][at] == pytest.approx(m.flops / m.median_ms / 1e9)
