@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PARTS = ("comparing", "contenders", "diagrams", "figures", "gate", "hardware", "isolated")
-_PARTS += ("limits", "listings", "memory", "original", "profiling", "reports", "results")
+_PARTS += ("limits", "listings", "live", "memory", "original", "profiling", "reports", "results")
 _PARTS += ("roofline", "runner", "steps", "studies", "style", "tables", "timing", "truth", "tuning")
 _NAMES = {
     "BenchError": "errors",

@@ -1,9 +1,11 @@
 """Figures of attention maps: who looks at whom, and a state that fills."""
 
-from . import style, tables
+from functools import cache
+
+from . import hardware, style, tables, tiny
 from .figures import TEMPLATE, Figure, Switch
-from .studies import Study
-from .studies.attention_maps import VIEWS, unpacked
+from .studies import Study, attention_maps
+from .studies.attention_maps import unpacked
 from .tiny import SOFTMAX
 
 # from nothing, which lets the page through, to the colour of the book's own curve
@@ -39,7 +41,7 @@ def maps(study: Study) -> Figure | tables.Table:
         return tables.Table(["nothing was measured"], [], study.line)
     tasks, mixers = (list(dict.fromkeys(r[name] for r in rows)) for name in ("task", "mixer"))
     heads = list(dict.fromkeys((r["layer"], r["head"]) for r in rows))
-    views = [v for v in VIEWS if any(r["view"] == v for r in rows)]
+    views = list(dict.fromkeys(r["view"] for r in rows))
     data, alts, numbers = [], {}, {}
     for r in rows:
         at = [
@@ -81,6 +83,29 @@ def maps(study: Study) -> Figure | tables.Table:
         Switch("View", views),
     ]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
+
+
+def anew(task: str, mixer: str, steps: int, temperature: float, causal: bool) -> Figure:
+    """The maps of a model that is trained now; the same model is trained once."""
+    device = "cuda" if hardware.has_gpu() else "cpu"
+    chosen = next(t for t in tiny.tasks() if t.name == task)
+    model, fact = _trained(task, mixer, steps, device)
+    view = f"{'causal' if causal else 'no mask'}, temperature {temperature:g}"
+    options = {"causal": causal, "temperature": temperature}
+    tokens = attention_maps.shown(chosen, device)
+    rows = attention_maps.maps(chosen, model, tokens, mixer, {view: options})
+    about = {"task": task, "mixer": mixer}
+    here = Study("attention-maps", hardware.provenance(), [about | r for r in rows], live=True)
+    said = f"{style.number(100 * fact['accuracy'])} % right after {steps} steps. "
+    figure = maps(here)
+    figure.provenance = said + figure.provenance
+    return figure
+
+
+@cache
+def _trained(task: str, mixer: str, steps: int, device: str):
+    chosen = next(t for t in tiny.tasks() if t.name == task)
+    return tiny.train(chosen, mixer, steps, device)
 
 
 def states(study: Study) -> Figure | tables.Table:

@@ -56,23 +56,35 @@ def trained(task, kind: str, quick: bool) -> list[dict]:
     ok = {"status": "ok", "reason": None}
     rows = [{"kind": "trained", **ok, "steps": steps, "seconds": seconds, **fact}]
 
-    tokens, _ = task.draw(1, torch.Generator(DEVICE).manual_seed(7))
-    tokens = tokens[:, :-1][:, :SHOWN]
+    tokens = shown(task, DEVICE)
+    rows += maps(task, model, tokens, kind, VIEWS)
+    if kind != tiny.SOFTMAX:
+        rows += [{"kind": "state", **ok, **row} for row in states(model, tokens, kind)]
+    return rows
+
+
+def shown(task, device: str):
+    """The tokens [1, SHOWN] of which maps are made."""
+    tokens, _ = task.draw(1, torch.Generator(device).manual_seed(7))
+    return tokens[:, :-1][:, :SHOWN]
+
+
+def maps(task, model, tokens, kind: str, views: dict) -> list[dict]:
+    """Rows with the weights of each head on some tokens [1, N]; `views` as VIEWS."""
     words = " ".join(task.show(int(t)) for t in tokens[0])
+    rows = []
     for layer, (q, k) in enumerate(model.queries_and_keys(tokens), 1):
         for head in range(q.shape[1]):
-            for view, options in VIEWS.items():
+            for view, options in views.items():
                 w = tiny.weights(q[0, head], k[0, head], kind, **options)
                 rows.append(
                     {
-                        "kind": "map", **ok, "layer": layer, "head": head + 1, "view": view,
-                        "tokens": words, "size": len(w), "largest": w.max().item(),
-                        "entropy_bits": tiny.entropy(w), "rank": tiny.effective_rank(w),
-                        "map": packed(w),
+                        "kind": "map", "status": "ok", "reason": None, "layer": layer,
+                        "head": head + 1, "view": view, "tokens": words, "size": len(w),
+                        "largest": w.max().item(), "entropy_bits": tiny.entropy(w),
+                        "rank": tiny.effective_rank(w), "map": packed(w),
                     }
                 )  # fmt: skip
-    if kind != tiny.SOFTMAX:
-        rows += [{"kind": "state", **ok, **row} for row in states(model, tokens, kind)]
     return rows
 
 
