@@ -468,6 +468,8 @@ def two(records) -> Figure:
             data.append(line | {"hoverinfo": "x+y+name"})
     switches = [Switch("First", list(labels.values())), Switch("Second", [*labels.values()][::-1])]
     layout = _layout(lengths, "time of the second / time of the first")
+    marks = [m * 10.0**e for e in range(-4, 6) for m in (1, 2, 5)]
+    layout["yaxis"] |= {"tickvals": marks, "ticktext": [style.number(m) for m in marks]}
     source = style.sentence(*(r.line for r in records))
     return Figure(data, layout, alts, [*switches, *shared], {}, source)
 

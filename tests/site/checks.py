@@ -147,6 +147,19 @@ def clipped_code(page) -> list[str]:
     )
 
 
+def clipped_tables(page) -> list[str]:
+    """On a wide window every column of a table is seen."""
+    return page.evaluate(
+        "() => {"
+        + SEEN
+        + """
+          return [...document.querySelectorAll('.book-table-wrap')]
+            .filter((e) => seen(e) && e.scrollWidth > e.clientWidth + 1)
+            .map((e) => `a table is ${e.scrollWidth} px in ${e.clientWidth}: ${name(e)}`);
+        }"""
+    )
+
+
 def figures(page) -> list[str]:
     """Every figure is drawn, is not empty, and has an alternative text."""
     return page.evaluate(

@@ -58,6 +58,14 @@ FAULTS = {
         ),
     ],
     "clipped_code": [("<pre style='overflow: auto'>" + "x" * 200 + "</pre>", "<pre>x = 1</pre>")],
+    "clipped_tables": [
+        (
+            '<div class="book-table-wrap" style="overflow-x: auto; width: 300px">'
+            '<table style="width: 500px"><tr><td>1</td></tr></table></div>',
+            '<div class="book-table-wrap" style="overflow-x: auto; width: 300px">'
+            "<table><tr><td>1</td></tr></table></div>",
+        )
+    ],
     "figures": [
         (PLOT.format(label="Time by length", inside=""), SOUND),
         (PLOT.format(label="", inside=TRACE), SOUND),

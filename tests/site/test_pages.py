@@ -25,7 +25,8 @@ def run(page, address: str, width: str) -> dict[str, list[str]]:
         check("axe", checks.ALL if width == "wide" else checks.STRUCTURE, theme="folded")
         check("keyboard")
         checks.unfold(page)
-        for name in ("figures", "math", "sideways", *(["clipped_code"] if width == "wide" else [])):
+        wide = ["clipped_code", "clipped_tables"] if width == "wide" else []
+        for name in ("figures", "math", "sideways", *wide):
             check(name)
         for theme in ("light", "dark"):
             checks.set_theme(page, dark=theme == "dark")
