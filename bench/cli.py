@@ -40,11 +40,27 @@ def _lengths(text: str) -> list[int]:
     return values
 
 
-def _head_dim(text: str) -> int:
-    value = _integers(text)[0]
-    if value > 256 or "," in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one number from 1 to 256")
+def _one(text: str, most: int, least: int = 1) -> int:
+    """One whole number of a range."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number from {least} to {most}")
     return value
+
+
+def _head_dim(text: str) -> int:
+    return _one(text, 256)
+
+
+def _heads(text: str) -> int:
+    return _one(text, 2**16)
+
+
+def _length(text: str) -> int:
+    return _one(text, 2**20, least=16)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--seqlens", nargs="+", type=_lengths, metavar="N", help="default: 512 … 65536"
     )
-    run.add_argument("--heads", type=_integers, metavar="H", help="default: 8")
+    run.add_argument("--heads", type=_heads, metavar="H", help="default: 8")
     run.add_argument("--head-dim", type=_head_dim, metavar="D", help="default: 64")
     run.add_argument("--dtype", choices=("bfloat16", "float16", "float32"))
     run.add_argument("--work", choices=WORKS, help="default: both")
@@ -100,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("first", help="a GPU's slug or a file")
     compare.add_argument("second", help="another one, as a rule the faster GPU")
-    compare.add_argument("--seqlen", type=_lengths, metavar="N", help="default: the longest")
+    compare.add_argument("--seqlen", type=_length, metavar="N", help="default: the longest")
     compare.add_argument(
         "--regressions",
         type=float,
@@ -149,6 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchError as problem:
         _say(str(problem))
         return 2
+    except KeyboardInterrupt:
+        _say("Interrupted: what is written is kept.")
+        return 130
     except OSError as problem:  # a folder that cannot be written, a full disk
         if problem.filename is None:
             raise
@@ -289,7 +308,7 @@ def _plans(options):
     if options.seqlens:
         changes["lengths"] = tuple(sorted({n for part in options.seqlens for n in part}))
     if options.heads:
-        changes["heads"] = options.heads[0]
+        changes["heads"] = options.heads
     if options.head_dim:
         changes["head_dim"] = options.head_dim
     if options.work:
@@ -356,7 +375,7 @@ def _compare(options) -> int:
     if options.json:
         print(json.dumps(comparing.rows(first, second), indent=1))
         return 0
-    table = comparing.table(first, second, options.seqlen[0] if options.seqlen else None)
+    table = comparing.table(first, second, options.seqlen)
     if not table.rows:
         raise BenchError("The two records have no verified measurement in common.")
     print(table.markdown() if options.markdown else table)

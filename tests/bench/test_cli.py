@@ -23,6 +23,8 @@ def no_gpu(monkeypatch):
         (["run", "--seqlens", "-5"], "--seqlens"),
         (["run", "--batch", "0"], "'0' is not a whole number above 0"),
         (["run", "--head-dim", "512"], "'512' is not one number from 1 to 256"),
+        (["run", "--heads", "4,8"], "'4,8' is not one number from 1 to"),
+        (["compare", "a", "b", "--seqlen", "512,1024"], "'512,1024' is not one number from 16"),
         (["run", "--contenders", "book,nobody"], "no contender 'nobody'"),
         (["run", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["run", "--causal", "--bidirectional"], "not allowed with"),
@@ -53,6 +55,16 @@ def test_bad_input_gets_one_sentence_and_code_2(arguments, says, no_gpu, capsys)
     assert told.out == ""
     assert len(told.err.strip().splitlines()) == 1
     assert "Traceback" not in told.err
+
+
+def test_an_interrupted_study_ends_in_a_sentence(monkeypatch, tmp_path, capsys):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies, "run", stopped)
+    assert cli.main(["study", "clinic", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted")
 
 
 def test_a_study_in_the_place_of_another(record, tmp_path, capsys):
