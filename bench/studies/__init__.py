@@ -16,6 +16,7 @@ The name of a study is that of its module, with `-` for `_`.
 import json
 import math
 import pkgutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -112,6 +113,32 @@ def run(name: str, quick: bool = False, command: str = "", say: Callable = print
         raise BenchError(NO_GPU)
     rows = module.measure(quick, say)
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
+
+
+def in_parts(parts, watch, say: Callable, begin: float) -> list[dict]:
+    """The rows that each of `parts` yields of `watch`, until that is `over`.
+
+    A part that fails leaves a row that says why, and the others go on. `begin` is when the study
+    began, for what it says.
+    """
+    from ..runner import free, one_line
+
+    rows = []
+    for part in parts:
+        before = len(rows)
+        try:
+            for row in part(watch):
+                rows.append(row)
+                if watch.over:
+                    break
+        except Exception as problem:
+            rows.append({"part": "failed", "which": part.__name__, "reason": one_line(problem)})
+        free("cuda")
+        say(f"{part.__name__}: {len(rows) - before} rows, {time.monotonic() - begin:.0f} s")
+        if watch.over:
+            say("out of time, the rest is left out")
+            break
+    return rows
 
 
 def read(path) -> Study:

@@ -12,7 +12,6 @@ Rows are told apart by the column `part`:
 - `failed`: a part that did not come to its end, and why
 """
 
-import gc
 import hashlib
 import math
 import time
@@ -39,6 +38,7 @@ from .. import (
     truth,
 )
 from ..runner import one_line
+from . import in_parts
 from .triton_basics import old
 
 ABOUT = "the optimization ladder: each step's time beside a copy, its passes, its compiled code"
@@ -104,23 +104,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
         watch.dtype, watch.N, watch.batches = torch.float32, N // 8, BATCHES[1:]
     compile_all(watch)
     say(f"compiled, {time.monotonic() - begin:.0f} s")
-    rows = []
-    for part in PARTS:
-        before = len(rows)
-        try:
-            for row in part(watch):
-                rows.append(row)
-                if watch.over:
-                    break
-        except Exception as problem:  # the other parts are still worth having
-            rows.append({"part": "failed", "which": part.__name__, "reason": one_line(problem)})
-        gc.collect()
-        torch.cuda.empty_cache()
-        say(f"{part.__name__}: {len(rows) - before} rows, {time.monotonic() - begin:.0f} s")
-        if watch.over:
-            say("out of time, the rest is left out")
-            break
-    return rows
+    return in_parts(PARTS, watch, say, begin)
 
 
 def compile_all(watch) -> None:

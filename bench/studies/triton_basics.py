@@ -11,7 +11,6 @@ Rows are told apart by the column `part`:
 - `failed`: a part that did not come to its end, and why
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from kernels.steps.basics import matmul, race, reduction, softmax, vector_add
 
 from .. import compiled, floor, hardware, runner, timing
 from ..runner import one_line
+from . import in_parts
 
 ABOUT = "first Triton kernels: times and floors, tiles, warps and stages, and their compiled code"
 
@@ -87,23 +87,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
     begin = time.monotonic()
     end = begin + (QUICK_S if quick else FULL_S)
     watch = Watch(timing.DeviceClock(), QUICK if quick else FULL, quick, end)
-    rows = []
-    for part in PARTS:
-        before = len(rows)
-        try:
-            for row in part(watch):
-                rows.append(row)
-                if watch.over:
-                    break
-        except Exception as problem:  # the other parts are still worth having
-            rows.append({"part": "failed", "which": part.__name__, "reason": one_line(problem)})
-        gc.collect()
-        torch.cuda.empty_cache()
-        say(f"{part.__name__}: {len(rows) - before} rows, {time.monotonic() - begin:.0f} s")
-        if watch.over:
-            say("out of time, the rest is left out")
-            break
-    return rows
+    return in_parts(PARTS, watch, say, begin)
 
 
 # ------------------------------------------------------------------------------- the four kernels
