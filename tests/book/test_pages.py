@@ -180,3 +180,16 @@ def test_toc_and_pages_are_the_same():
     named = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
     there = {str(page.relative_to(ROOT).with_suffix("")) for page in PAGES}
     assert sorted(named) == sorted(there)
+
+
+def test_every_numbered_equation_is_referred_to():
+    text = "".join(page.read_text() for page in PAGES)
+    labels = re.findall(r"^:label: (eq-\S+)", text, re.MULTILINE)
+    assert len(labels) == len(set(labels)) > 50
+    assert not [label for label in labels if f"{{eq}}`{label}`" not in text]
+
+
+def test_every_equation_that_stands_alone_has_a_number():
+    for page in PAGES:
+        alone = re.findall(r"^```\{math\}\n(?!:label: )(.*)", page.read_text(), re.MULTILINE)
+        assert not alone, f"{page.name}: {alone}"
