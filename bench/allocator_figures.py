@@ -47,6 +47,8 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
         alts[key] = f"Largest bytes held, {order}, {WORKS[work]}: {'; '.join(said)}."
         columns = ["", "before [MiB]", "peak [MiB]", "after [MiB]", "events"]
         numbers[key] = tables.Table(columns, body, study.line)
+    marks = [m * 10**e for e in range(6) for m in (1, 2, 5)]
+    ticks = {"tickvals": marks, "ticktext": [f"{m:,}" for m in marks]}
     layout = {
         "height": 420,
         "template": TEMPLATE,
@@ -54,7 +56,7 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
         "hovermode": "closest",
         "legend": LEGEND,
         "xaxis": AXIS | {"title": {"text": "events of the call [%]"}},
-        "yaxis": AXIS | {"title": {"text": "bytes held [MiB]"}, "type": "log"},
+        "yaxis": AXIS | {"title": {"text": "bytes held [MiB]"}, "type": "log"} | ticks,
     }
     switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
@@ -124,6 +126,7 @@ def _fits(study: Study, work: str) -> Figure | None:
             body.append([label, str(r["limit_gib"]), str(r["predicted_n"]), seen])
     axis = AXIS | {"type": "log"}
     sizes = sorted({r["limit_gib"] for r in found})
+    lengths = [2**i for i in range(8, 25, 2)]
     marks = {"tickvals": sizes, "ticktext": [*map(str, sizes)]}
     layout = {
         "height": 420,
@@ -131,7 +134,9 @@ def _fits(study: Study, work: str) -> Figure | None:
         "margin": MARGIN,
         "legend": LEGEND,
         "xaxis": axis | {"title": {"text": "memory [GiB]"}} | marks,
-        "yaxis": axis | {"title": {"text": "longest N that fits"}},
+        "yaxis": axis
+        | {"title": {"text": "longest N that fits"}}
+        | {"tickvals": lengths, "ticktext": [*map(style.length, lengths)]},
     }
     columns = ["", "memory [GiB]", "predicted N", "fits N"]
     numbers = {"": tables.Table(columns, body, study.line)}

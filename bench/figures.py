@@ -191,7 +191,11 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
                 text = f"{gpu}: {text}" if texts is alts else text
                 texts[",".join(map(str, (g, *places)))] = text
     lines = [one.line for one, _ in drawn]
-    source = first.provenance.replace(style.sentence(main.line), style.sentence(*lines))
+    alone = style.sentence(main.line)
+    if alone in first.provenance:
+        source = first.provenance.replace(alone, style.sentence(*lines))
+    else:
+        source = " ".join(dict.fromkeys(f.provenance for _, f in drawn))
     layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
     gpus = Switch("GPU", [_name(one) for one, _ in drawn])
     return Figure(data, layout, alts, [gpus, *switches], numbers, source)

@@ -104,6 +104,16 @@ def test_figures_of_several_gpus_become_one_with_a_switch(record, make_record):
     assert figure.provenance.count("ecorded on") == 2 and "GPU 2" in figure.provenance
 
 
+def test_figures_with_sources_of_their_own_keep_them(record, make_record):
+    other = make_record(gpu="Made-up GPU 2", slug="made-up-gpu-2")
+
+    def draw(r):
+        return replace(one_gpu(r, ["all"]), provenance=f"From {r.line} and more.")
+
+    figure = figures.by_gpu([record, other], draw)
+    assert figure.provenance == f"From {record.line} and more. From {other.line} and more."
+
+
 def test_a_gpu_that_was_not_measured_has_no_place_in_a_switch(record, make_record):
     other = make_record(gpu="Made-up GPU 2", slug="made-up-gpu-2")
     alone = one_gpu(other, ["B = 8"])
