@@ -6,6 +6,7 @@ Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -161,13 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     try:
         options = parser().parse_args(arguments)
-        return options.act(options)
+        code = options.act(options)
+        sys.stdout.flush()
+        return code
     except BenchError as problem:
         _say(str(problem))
         return 2
     except KeyboardInterrupt:
         _say("Interrupted: what is written is kept.")
         return 130
+    except BrokenPipeError:  # who reads this has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as problem:  # a folder that cannot be written, a full disk
         if problem.filename is None:
             raise

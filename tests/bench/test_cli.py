@@ -67,6 +67,12 @@ def test_an_interrupted_study_ends_in_a_sentence(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted")
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    command = f"{sys.executable} -m bench show | head -n 1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=hardware.ROOT)
+    assert run.stdout.startswith("## B = ") and run.stderr == ""
+
+
 def test_a_study_in_the_place_of_another(record, tmp_path, capsys):
     rows = [{"n": 1}]
     wrong = studies.Study("memory", record.provenance, rows)
