@@ -106,7 +106,8 @@ class Figure:
 
     def html(self) -> str:
         """Switches, drawing, provenance and the numbers as tables."""
-        spec = json.dumps(self.spec(), allow_nan=False).replace("</", "<\\/")
+        spec = json.dumps(self.spec(), allow_nan=False, separators=(",", ":"))
+        spec = spec.replace("</", "<\\/")
         numbers = "".join(
             f'<div data-choice="{key}"{" hidden" if i else ""}>{table._repr_html_()}</div>'
             for i, (key, table) in enumerate(self.numbers.items())

@@ -144,16 +144,16 @@ def maps(pictures: dict, *, switches: dict[str, list], alts: dict, source: str =
     for at in itertools.product(*(range(len(options)) for options in switches.values())):
         chosen = tuple(options[i] for i, options in zip(at, switches.values(), strict=True))
         rows = pictures[chosen]
-        shades = [[round(max(w, 0) / max(max(row), 1e-9), 3) for w in row] for row in rows]
+        shades = [[round(100 * max(w, 0) / max(max(row), 1e-9)) for w in row] for row in rows]
         data.append(
             {
                 "type": "heatmap",
                 "z": shades,
-                "text": [[f"{w:.3f}" for w in row] for row in rows],
-                "hovertemplate": "query %{y}, key %{x}: %{text}<extra></extra>",
+                "hovertemplate": "query %{y}, key %{x}: %{z} % of the query's largest weight"
+                "<extra></extra>",
                 "colorscale": SHADES,
                 "zmin": 0,
-                "zmax": 1,
+                "zmax": 100,
                 "showscale": False,
                 "meta": list(at),
                 "visible": not any(at),

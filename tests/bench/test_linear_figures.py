@@ -74,8 +74,8 @@ def test_maps_scale_each_row():
         switches={"Map": ["a", "b"]},
         alts={("a",): "first", ("b",): "second"},
     )
-    assert figure.data[0]["z"] == [[0.5, 1.0], [0.0, 0.0]]
-    assert figure.data[1]["z"][0] == [0, 1]
+    assert figure.data[0]["z"] == [[50, 100], [0, 0]]
+    assert figure.data[1]["z"][0] == [0, 100]
     assert [t["visible"] for t in figure.data] == [True, False]
     assert figure.alts == {"0": "first", "1": "second"}
 
