@@ -40,8 +40,9 @@ ABOUT = "one sequence on one GPU and on several: time, what is exchanged, and th
 
 H, D = 8, 64
 SIZE = D * D + D  # numbers of one state
-LENGTHS = tuple(2**i for i in (16, 18, 20, 22, 24))  # 64K … 16M tokens
-QUICK_LENGTHS = LENGTHS[:3:2]
+LENGTHS = tuple(2**i for i in range(16, 25))  # 64K … 16M tokens
+COMPARED = LENGTHS[::2]  # in every way
+QUICK_LENGTHS = LENGTHS[2:5:2]
 SENT = tuple(4 * H * SIZE * 8**i for i in range(4))  # bytes of each rank in an exchange: 130 KiB …
 GATED = 2**16  # tokens
 PIECES = (0.31, 0.5, 0.19)  # of a rank, in turn, and then made to add up
@@ -349,7 +350,7 @@ class Ranks:
             "work": "forward+backward" if backward else "forward", "way": "both",
         }  # fmt: skip
         names = ["one-gpu", "both"] if n == 1 else list(WAYS)
-        if self.quick and n > 1:
+        if n > 1 and (self.quick or N not in COMPARED):
             names = ["both"]
         for way in names:
             fact = {"way": way, "sent_bytes": 4 * H * SIZE * (1 + backward) * (n > 1)}

@@ -14,6 +14,7 @@ from kernels import ops
 def shrink():
     study.H, study.D, study.SIZE = 2, 16, 16 * 17
     study.LENGTHS, study.QUICK_LENGTHS, study.GATED = (32, 64), (32,), 50
+    study.COMPARED = (64,)
     study.SENT = (1024,)
     study.SAMPLES = study.QUICK_SAMPLES = study.IN_A_ROW = 1
     study.LIMIT_S = study.QUICK_LIMIT_S = 600.0
@@ -56,8 +57,9 @@ def test_every_length_is_timed_on_one_rank_and_on_two(rows):
     assert all(r["device_ms"] > 0 and r["eager_ms"] > 0 and r["spread"] >= 1 for r in calls)
     seen = {(r["ranks"], r["N"], r["causal"], r["work"], r["way"]) for r in calls}
     orders = [(c, w) for c in (False, True) for w in ("forward", "forward+backward")]
-    ways = [(1, "one-gpu"), *((2, way) for way in study.WAYS)]
-    assert seen == {(n, N, *o, way) for N in (32, 64) for n, way in ways for o in orders}
+    ways = {32: [(1, "one-gpu"), (2, "both")]}
+    ways[64] = ways[32] + [(2, "no-overlap"), (2, "no-check")]
+    assert seen == {(n, N, *o, way) for N in ways for n, way in ways[N] for o in orders}
     assert len(calls) == len(seen)
     studies.Study("sequence-parallel", hardware.Provenance("", "", "", "", "", ""), rows)
 

@@ -1,0 +1,87 @@
+"""One sequence on more GPUs than there are: on paper, with constants measured on a few.
+
+The time of N tokens on R ranks is that of a piece on one GPU, and of the exchanges:
+
+    T(N, R) = a + b N / R + E · X(R)
+
+a and b are fitted to pieces that were timed alone, E is 1 for the forward and 2 for both passes,
+and X(R) follows from x, the measured exchange of two ranks:
+
+- "in a row": R - 1 such exchanges, one after another, as a ring passes the states of all around;
+- "rounds": log2(R) of them, as a scan does in which the distance doubles from round to round.
+
+An all-reduce takes twice as many rounds as a scan: the sum has to come back.
+
+That holds while all GPUs are joined as the measured ones are. Between machines x is larger.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .studies import Study
+
+WAYS = {"in a row": lambda ranks: ranks - 1, "rounds": lambda ranks: math.ceil(math.log2(ranks))}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The constants of one order and one kind of work, times in ms."""
+
+    fixed_ms: float
+    token_ms: float
+    exchange_ms: float  # of two ranks
+    exchanges: int
+    doubled: bool  # an all-reduce
+
+    def piece_ms(self, tokens: float) -> float:
+        """What a rank computes by itself."""
+        return self.fixed_ms + self.token_ms * tokens
+
+    def time_ms(self, N: int, ranks: int, way: str) -> float:
+        """A sequence of N tokens; `way` is a key of WAYS."""
+        steps = WAYS[way](ranks) * (2 if self.doubled and way == "rounds" else 1)
+        return self.piece_ms(N / ranks) + self.exchanges * self.exchange_ms * steps
+
+    def speedup(self, N: int, ranks: int, way: str) -> float:
+        """How many times faster than on one GPU."""
+        return self.piece_ms(N) / self.time_ms(N, ranks, way)
+
+    def ranks_at_half(self, N: int, way: str, most: int = 2**20) -> int:
+        """The most ranks, a power of two, of which each is worth half a GPU or more."""
+        found = 1
+        while found < most and self.speedup(N, 2 * found, way) >= found:
+            found *= 2
+        return found
+
+
+def of(study: Study, causal: bool, work: str) -> Scaling | None:
+    """The constants that a study has measured, or None where it lacks some."""
+    rows = study.select(what="piece", causal=causal, work=work, status="ok")
+    op = "all-gather" if causal else "all-reduce"
+    sent = study.select(what="exchange", op=op, ranks=2, status="ok")
+    if len(rows) < 3 or not sent:
+        return None
+    N, t = (np.array([r[c] for r in rows], dtype=float) for c in ("N", "device_ms"))
+    # least squares of relative errors: the short pieces say as much as the long ones
+    (fixed, token), *_ = np.linalg.lstsq(np.stack([1 / t, N / t], 1), np.ones_like(t), rcond=None)
+    smallest = min(sent, key=lambda r: r["bytes"])
+    return Scaling(
+        fixed_ms=max(0.0, float(fixed)), token_ms=float(token),
+        exchange_ms=smallest["device_us"] / 1e3,
+        exchanges=2 if "backward" in work else 1, doubled=not causal,
+    )  # fmt: skip
+
+
+def sent_bytes(N: int, ranks: int, way: str, *, H: int = 8, D: int = 64, b: int = 2) -> float:
+    """What each rank has to send in one causal forward pass over a sequence of N tokens.
+
+    "state": float32 states to all others; "ring": k and v once around, as softmax attention needs
+    them; "heads": q, k, v and o to those who hold the heads, and back.
+    """
+    if way == "state":
+        return 4 * H * (D * D + D) * (ranks - 1)
+    if way == "ring":
+        return 2 * b * H * D * (N / ranks) * (ranks - 1)
+    return 4 * b * H * D * (N / ranks) * (ranks - 1) / ranks
