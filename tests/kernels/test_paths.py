@@ -132,7 +132,7 @@ def test_the_registered_operator_keeps_torch_library_s_rules(is_causal, options)
     kv, z = state_for(subject)
     initial = torch.cat([kv.flatten(2), z], dim=-1).requires_grad_()
     arguments = (
-        q, k, v, initial, None, is_causal, options.get("feature_map", "elu"),
+        q, k, v, initial, None, None, is_causal, options.get("feature_map", "elu"),
         options.get("normalize", True), 0.25, 1e-6, True,
     )  # fmt: skip
     torch.library.opcheck(ops.forward, arguments)
@@ -145,7 +145,7 @@ def test_a_gradient_of_any_strides_reaches_the_registered_operator(is_causal):
 
     def gradients(dstate):
         inputs = [x.requires_grad_() for x in qkv(subject, N=20)]
-        options = (None, None, is_causal, "elu", True, 1.0, 1e-6, True)
+        options = (None, None, None, is_causal, "elu", True, 1.0, 1e-6, True)
         state = ops.forward(*inputs, *options)[1]
         return torch.autograd.grad(state, inputs, dstate(state))
 
