@@ -6,7 +6,7 @@ take the text colour of the page, and so fit light and dark.
 
 import html
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from . import style
@@ -68,7 +68,7 @@ def curves(
     panels: dict[str, list[Curve]],
     *,
     x: str | Axis,
-    y: str | Axis,
+    y: str | Axis | list[str],
     alts: list[str],
     switch: str = "Show",
     log: bool = False,
@@ -80,17 +80,20 @@ def curves(
 
     `panels` maps an option of the switch to its curves, `alts` has one text for each of them.
     `x` and `y` are axes, or their titles alone; of titles, `log` makes both logarithmic, x in
-    powers of two. `marks` are vertical lines, (what stands in the legend, x), drawn in every
-    panel. Under the figure stands a table of the curves of each panel.
+    powers of two. A list for `y` has a title for each panel. `marks` are vertical lines, (what
+    stands in the legend, x), drawn in every panel. Under the figure stands a table of the curves of
+    each panel.
     """
     xs = [n for drawn in panels.values() for curve in drawn for n in curve.x]
     x_axis = x if isinstance(x, Axis) else _titled(x, log, xs)
-    y_axis = y if isinstance(y, Axis) else _titled(y, log, None)
+    titles = y if isinstance(y, list) else []
+    y_axis = y if isinstance(y, Axis) else _titled(titles[0] if titles else y, log, None)
     data, numbers = [], {}
     for i, drawn in enumerate(panels.values()):
         data += [_trace(curve, i, short=isinstance(x, Axis) and x.log) for curve in drawn]
         data += _upright(marks, drawn, i, y_axis.log)
-        found = _table(drawn, x_axis, y_axis, source)
+        named = replace(y_axis, title=titles[i]) if titles else y_axis
+        found = _table(drawn, x_axis, named, source)
         if found.rows:
             numbers[str(i)] = found
     labels = sum(len(t["name"]) + 4 for t in data if t["visible"])
@@ -104,7 +107,8 @@ def curves(
         "yaxis": y_axis.layout(),
     }
     texts = {str(i): alt for i, alt in enumerate(alts)}
-    return Figure(data, layout, texts, [Switch(switch, list(panels))], numbers, source)
+    said = {str(i): title for i, title in enumerate(titles)}
+    return Figure(data, layout, texts, [Switch(switch, list(panels))], numbers, source, said)
 
 
 def _titled(title: str, log: bool, lengths: list | None) -> Axis:

@@ -49,7 +49,9 @@ if (!window.bookSwitch) {
     const choice = [...figure.querySelectorAll(".book-switch select")].map((s) => s.value);
     const fits = (t) => t.meta.every((m, i) => m === null || String(m) === choice[i]);
     plot.setAttribute("aria-label", plot.layout.meta.alts[choice.join(",")] || "");
-    window.Plotly.restyle(plot, { visible: plot.data.map(fits) });
+    const title = (plot.layout.meta.y || {})[choice.join(",")];
+    const axis = title ? { "yaxis.title.text": title } : {};
+    window.Plotly.update(plot, { visible: plot.data.map(fits) }, axis);
     for (const numbers of figure.querySelectorAll("[data-choice]")) {
       numbers.hidden = numbers.dataset.choice !== choice.join(",");
     }
@@ -76,6 +78,7 @@ class Figure:
     switches: list[Switch] = field(default_factory=list)
     numbers: dict[str, tables.Table] = field(default_factory=dict)
     provenance: str = ""
+    y_titles: dict[str, str] = field(default_factory=dict)  # where a choice changes what y is
 
     @property
     def alt(self) -> str:
@@ -84,7 +87,8 @@ class Figure:
 
     def spec(self) -> dict:
         """{"data", "layout", "config"} for `Plotly.newPlot`."""
-        layout = self.layout | {"meta": {"alts": self.alts}}
+        meta = {"alts": self.alts} | ({"y": self.y_titles} if self.y_titles else {})
+        layout = self.layout | {"meta": meta}
         return {"data": self.data, "layout": layout, "config": CONFIG}
 
     def plotly(self):
@@ -173,7 +177,7 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
         Switch(same[0].name, list(dict.fromkeys(o for s in same for o in s.options)))
         for same in zip(*(f.switches for _, f in drawn), strict=True)
     ]
-    data, alts, numbers = [], {}, {}
+    data, alts, numbers, titles = [], {}, {}, {}
     for g, (one, figure) in enumerate(drawn):
         gpu = one.provenance.gpu
         at = [
@@ -186,7 +190,8 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
             data.append(trace | {"meta": meta, "visible": not any(meta)})
         for choice in itertools.product(*(range(len(s.options)) for s in switches)):
             alts[",".join(map(str, (g, *choice)))] = f"{gpu}: not measured."
-        for texts, own in ((alts, figure.alts), (numbers, figure.numbers)):
+        kinds = ((alts, figure.alts), (numbers, figure.numbers), (titles, figure.y_titles))
+        for texts, own in kinds:
             for key, text in own.items():
                 places = [at[i][int(k)] for i, k in enumerate(key.split(","))] if at else []
                 text = f"{gpu}: {text}" if texts is alts else text
@@ -199,7 +204,7 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
         source = " ".join(dict.fromkeys(f.provenance for _, f in drawn))
     layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
     gpus = Switch("GPU", [_name(one) for one, _ in drawn])
-    return Figure(data, layout, alts, [gpus, *switches], numbers, source)
+    return Figure(data, layout, alts, [gpus, *switches], numbers, source, titles)
 
 
 def _name(measured) -> str:

@@ -36,6 +36,17 @@ def test_curves_are_valid_and_switch(log):
         assert figure.layout["xaxis"]["ticktext"] == ["512", "1K", "2K"]
 
 
+def test_a_panel_can_have_an_axis_of_its_own():
+    panels = {"time": [diagrams.Curve("a", [1, 2], [3, 4], "book")],
+              "memory": [diagrams.Curve("a", [1, 2], [5, 6], "book")]}  # fmt: skip
+    figure = diagrams.curves(panels, x="N", y=["time [ms]", "held [MiB]"], alts=["t", "m"])
+    assert figure.layout["yaxis"]["title"]["text"] == "time [ms]"
+    assert figure.spec()["layout"]["meta"]["y"] == {"0": "time [ms]", "1": "held [MiB]"}
+    assert figure.numbers["1"].caption.startswith("Held [MiB]")
+    same = diagrams.curves(panels, x="N", y="time [ms]", alts=["t", "m"])
+    assert "y" not in same.spec()["layout"]["meta"]
+
+
 def test_labels_of_logarithmic_axes_have_room():
     lengths = [2**e for e in (12, 14, 16, 26, 27)]  # a usual step is two octaves
     curve = diagrams.Curve("ours", lengths, [1e-6] * 5, "book")

@@ -193,3 +193,29 @@ def test_every_equation_that_stands_alone_has_a_number():
     for page in PAGES:
         alone = re.findall(r"^```\{math\}\n(?!:label: )(.*)", page.read_text(), re.MULTILINE)
         assert not alone, f"{page.name}: {alone}"
+
+
+CHAPTERS = [page for page in PAGES if re.match(r"\d\d_", page.name)]
+KEEPS = ("After it you can", "Before you start", "Allow ", "To remember", "ummary", "## Exercises")
+KEEPS += ("## Further reading", "code-cell", "\nOpen")
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=page_ids)
+def test_a_chapter_has_all_that_chapters_have(page):
+    text = page.read_text()
+    assert not [part for part in KEEPS if part not in text]
+    exercises = re.findall(r"^```\{exercise-start\}.*\n:label: (\S+)", text, re.MULTILINE)
+    solutions = re.findall(
+        r"^```\{solution-start\} (\S+)\n.*\n:class: dropdown", text, re.MULTILINE
+    )
+    assert len(exercises) >= 5 and sorted(exercises) == sorted(solutions)
+    checked = set(re.findall(r"^check\(\"(\w+)\"\)", text, re.MULTILINE))
+    assert len(checked) >= 2
+    for name in checked:  # with its solution, and both files shown
+        assert f'check("{name}", solution=True)' in text
+        assert f"puzzles/{name}.py" in text and f"puzzles/{name}_solution.py" in text
+    assert text.count("{admonition} Prediction") >= 2
+
+
+def test_chapters_are_found():
+    assert len(CHAPTERS) >= 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -261,6 +262,13 @@ def test_too_many_bytes_are_rejected(name, right, wrong, tmp_path):
     verdict = puzzles.check(name, kernel)
     assert not verdict
     assert "right on all" in verdict.words and "bytes too many" in verdict.words
+
+
+@pytest.mark.parametrize("chapter", ["06", "07", "08", "09", "10"])
+def test_chapters_of_kernels_have_a_puzzle_with_budgets(chapter):
+    (page,) = PLACE.parent.glob(f"{chapter}_*.md")
+    asked = re.findall(r"^check\(\"(\w+)\"\)", page.read_text(), re.MULTILINE)
+    assert any(puzzles.PUZZLES[name].budget for name in asked)
 
 
 def test_a_frugal_solution_says_what_it_moves():
