@@ -313,6 +313,26 @@ def _open_gates(q, k, v):
     return {"g": torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)}
 
 
+def _decayed(q, k, v, *, causal, decay):
+    from kernels import linear_attention
+
+    return linear_attention(q, k, v, causal=causal, decay=decay)
+
+
+register(
+    Contender(
+        name="book-decay",
+        label="This book, decays of 1",
+        function=LINEAR,
+        forward=_decayed,
+        prepare=lambda q, k, v: {"decay": k.new_zeros(k.shape[:3], dtype=torch.float32)},
+        note="kernels.linear_attention with a decay for each token and head, all 1: what they cost",
+        available=_book_available,
+        install="pip install -e . in a checkout of the book",
+    )
+)
+
+
 def _simple_gla(q, k, v, *, causal, g):
     from fla.ops.simple_gla import chunk_simple_gla
 

@@ -35,6 +35,7 @@ from .launch import launch
 from .reference import FORGOTTEN
 
 LEAST = tl.constexpr(FORGOTTEN)
+LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(LOG2E x), and exp2 is one instruction
 UNIT = tl.constexpr(128)  # rows of a part, a multiple of this whatever the tile: all kernels agree
 
 
@@ -46,6 +47,7 @@ def part_of(start, end, part, parts):
     return first, tl.minimum(first + share, end - start)
 
 
+# [run-rows:begin]
 @triton.jit
 def rows_at(n, start, end, REVERSE: tl.constexpr):
     """Where the rows n of a run lie."""
@@ -61,6 +63,7 @@ def decay_at(n, last, start, end, REVERSE: tl.constexpr):
     else:
         rows, keep = start + n, n < last
     return rows.to(tl.int64), keep
+    # [run-rows:end]
 
 
 @triton.jit
@@ -78,7 +81,7 @@ def decay_state_kernel(
     k,  # [B, H, N, D]; if BACKWARD q
     v,  # [B, H, N, DV]; if BACKWARD do
     decay,  # [B, H // GROUP, N] float32
-    states,  # [parts + 1, S * H, D * DV + D] float32, one for each part written
+    states,  # [parts + 1, S * H, D * DV + D] float32, `count` of them written
     totals,  # [parts, S * H] float32, written unless BACKWARD: log decay of a whole part
     weight,  # [B, H, N] float32: multiplies φ(k); if BACKWARD and NORMALIZE
     z_weight,  # [B, H, N] float32: multiplies it once more in z; if BACKWARD and NORMALIZE
@@ -86,7 +89,7 @@ def decay_state_kernel(
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_gb, stride_gh, stride_gn,
-    stride_states, N, H, heads, parts, scale,
+    stride_states, N, H, heads, parts, first_part, count, scale,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, BACKWARD: tl.constexpr,
@@ -96,8 +99,8 @@ def decay_state_kernel(
     """What one part of a run leaves in S and z; BACKWARD: what it asks of the state before it."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
-    part = tl.program_id(0) // TILES % parts
-    head = tl.program_id(0) // TILES // parts
+    part = first_part + tl.program_id(0) // TILES % count
+    head = tl.program_id(0) // TILES // count
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
     first, last = part_of(start, end, part, parts)
@@ -160,10 +163,9 @@ def decay_combine_kernel(
     states,  # [parts + 1, heads, SIZE] float32, from the sum of each part to the state, in place
     totals,  # [parts, heads // GROUP] float32: log decay of each part
     initial,  # [heads, SIZE] float32: state before the first part; only if HAS_INITIAL
-    final,  # [heads, SIZE] float32: state after the last, written if HAS_FINAL
-    stride_states, parts, heads,
+    stride_states, parts, count, heads,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
-    HAS_INITIAL: tl.constexpr, HAS_FINAL: tl.constexpr, BACKWARD: tl.constexpr,
+    HAS_INITIAL: tl.constexpr, BACKWARD: tl.constexpr,
 ):  # fmt: skip
     """The states between the parts, from the first on; BACKWARD: their gradients, from the last."""
     BLOCKS: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
@@ -177,16 +179,42 @@ def decay_combine_kernel(
         carry = tl.zeros([BLOCK], dtype=tl.float32)
     edge = parts if BACKWARD else 0
     tl.store(states + tl.cast(edge, tl.int64) * stride_states + offset, carry, keep)
-    for i in range(0, parts):
+    for i in range(0, count):
         part = parts - 1 - i if BACKWARD else i
         to = part if BACKWARD else part + 1
         here = states + tl.cast(to, tl.int64) * stride_states + offset
-        left = tl.exp(tl.load(totals + part * (heads // GROUP) + head // GROUP))
-        carry = carry * left + tl.load(here, keep, 0.0)  # [BLOCK]
+        # at the edge nothing may be there, of which nothing decays
+        here_too = (i > 0) | HAS_INITIAL
+        left = tl.load(totals + part * (heads // GROUP) + head // GROUP, here_too, 0.0)
+        carry = carry * tl.exp(left) + tl.load(here, keep, 0.0)  # [BLOCK]
         tl.store(here, carry, keep)
-    if HAS_FINAL:
-        tl.store(final + offset, carry, keep)
     # [decay-combine-kernel:end]
+
+
+# [decay-sums-kernel:begin]
+@triton.jit
+def decay_sums_kernel(
+    decay,  # [B, H, N] float32
+    sums,  # [B, H, N] float32, written: in the order of the run
+    cu_seqlens,  # [S + 1] int32; only if PACKED
+    stride_gb, stride_gh, stride_gn,
+    N, H, parts,
+    CHUNKS: tl.constexpr, BLOCK_N: tl.constexpr, REVERSE: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """G in base 2 from the first row of each chunk of BLOCK_N on, for one part of one head."""
+    part = tl.program_id(0) % parts
+    head = tl.program_id(0) // parts
+    h = head % H
+    start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
+    first, last = part_of(start, end, part, parts)
+    decay += batch * stride_gb + h.to(tl.int64) * stride_gh
+    sums += (batch * H + h) * N + start
+    offs = tl.arange(0, CHUNKS)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    for c in range(first, last, CHUNKS * BLOCK_N):
+        n = c + offs
+        g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [CHUNKS, BLOCK_N]
+        tl.store(sums + n, tl.cumsum(g * LOG2E, axis=1), n < last)
+    # [decay-sums-kernel:end]
 
 
 # [decay-output-kernel:begin]
@@ -195,17 +223,17 @@ def decay_output_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
     v,  # [B, H // GROUP, N, DV]
-    decay,  # [B, H // GROUP, N] float32
+    sums,  # [B, H // GROUP, N] float32: G inside each chunk, base 2, in the order of the run
     states,  # [parts + 1, S * H // GROUP, D * DV + D] float32: what came before each part
     o,  # [B, H, N, DV] contiguous, written unless HALF is 1
-    sums,  # [B, H, N, DV] float32: numerators; written if HALF is 1, read if it is 2
-    d,  # [B, H, N] float32: denominators, the same; only if NORMALIZE
+    total,  # [S * H // GROUP, D * DV + D] float32: state after the last row, written if HALF is 0
+    above,  # [B, H, N, DV] float32: numerators; written if HALF is 1, read if it is 2
+    below,  # [B, H, N] float32: denominators, the same; only if NORMALIZE
     inverse,  # [B, H, N] float32: 1 / (d + eps), written if SAVE
     cu_seqlens,  # [S + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
-    stride_gb, stride_gh, stride_gn,
     stride_states, N, H, parts, scale, eps,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
@@ -213,7 +241,7 @@ def decay_output_kernel(
     PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """o for one part of a run, chunk by chunk.
+    """o for one part of a run, chunk by chunk, transposed as in `causal_output_kernel`.
 
     HALF 0: causal. In both directions, HALF 1 is the run from first to last, whose sums HALF 2,
     the run from last to first without the diagonal, adds to its own.
@@ -234,68 +262,87 @@ def decay_output_kernel(
     q += batch * stride_qb + h.to(tl.int64) * stride_qh
     k += batch * stride_kb + hk * stride_kh
     v += batch * stride_vb + hk * stride_vh
-    decay += batch * stride_gb + hk * stride_gh
-    states += part.to(tl.int64) * stride_states + (head // GROUP).to(tl.int64) * (D * DV + D)
+    sums += (batch * (H // GROUP) + hk) * N + start
+    offset = (head // GROUP).to(tl.int64) * (D * DV + D)
+    states += part.to(tl.int64) * stride_states + offset
 
-    keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
-    # [BLOCK_D, BLOCK_DV]
-    s = tl.load(states + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0)
-    z = tl.load(states + D * DV + offs_d[:, None], offs_d[:, None] < D, 0.0)  # [BLOCK_D, 1]
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+    # [BLOCK_DV, BLOCK_D]
+    st = tl.load(states + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+    z = tl.load(states + D * DV + offs_d, offs_d < D, 0.0)[None, :]  # [1, BLOCK_D]
+    ones = tl.full([1, BLOCK_N], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     if HALF == 2:
-        seen = offs_n[:, None] > offs_n[None, :]  # [query, key]
+        seen = offs_n[:, None] < offs_n[None, :]  # [key, query]
     else:
-        seen = offs_n[:, None] >= offs_n[None, :]
+        seen = offs_n[:, None] <= offs_n[None, :]
+    # asked for one chunk ahead, so that nothing waits for them
+    next_sums = tl.load(sums + first + offs_n, first + offs_n < last, 0.0)  # [BLOCK_N]
+    next_left = tl.load(sums + tl.maximum(tl.minimum(first + BLOCK_N, last) - 1, 0))
     for c in range(first, last, BLOCK_N):
+        log_g, left = next_sums, next_left
+        after = c + BLOCK_N
+        next_sums = tl.load(sums + after + offs_n, after + offs_n < last, 0.0)  # [BLOCK_N]
+        next_left = tl.load(sums + tl.minimum(after + BLOCK_N, last) - 1)
         n = c + offs_n
+        if not FULL:
+            log_g = tl.where(n < last, log_g, left)
         rows = rows_at(n, start, end, REVERSE)
         keep_q = (n[:, None] < last) & (offs_d[None, :] < D)
-        keep_kt = (offs_d[:, None] < D) & (n[None, :] < last)
-        keep_v = (n[:, None] < last) & (offs_dv[None, :] < DV)
+        keep_vt = (offs_dv[:, None] < DV) & (n[None, :] < last)
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
-        # [BLOCK_D, BLOCK_N]
-        b_kt = load_tile(k + offs_d[:, None] * stride_kd + rows[None, :] * stride_kn, keep_kt, FULL)
-        # [BLOCK_N, BLOCK_DV]
-        b_v = load_tile(
-            v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL
+        # [BLOCK_N, BLOCK_D]
+        b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, FULL)
+        # [BLOCK_DV, BLOCK_N]
+        b_vt = load_tile(
+            v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL
         ).to(OPERAND)
-        g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
-        log_g = tl.cumsum(g, axis=0)
-        left = tl.sum(g, axis=0)  # log decay of the chunk
-        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
-        fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
+        fqt = tl.trans(phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND))
+        fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
-        between = tl.where(seen, log_g[:, None] - log_g[None, :], float("-inf"))
-        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
-        weights *= tl.exp(between)
-        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
-        b_o *= tl.exp(log_g)[:, None]
-        b_o = tl.dot(weights.to(OPERAND), b_v, b_o, input_precision=PRECISION)
-        row = (batch * H + h) * N + rows
-        offs_o = row[:, None] * DV + offs_dv[None, :]
+        # [decay-chunk:begin]
+        weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
+        between = tl.where(seen, log_g[None, :] - log_g[:, None], float("-inf"))
+        weights = (weights * tl.exp2(between)).to(OPERAND)
+        b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
+        b_ot *= tl.exp2(log_g)[None, :]
+        b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
+        # [decay-chunk:end]
         if NORMALIZE:
-            b_d = tl.sum(tl.dot(fq, z.to(OPERAND), input_precision=PRECISION), axis=1)  # [BLOCK_N]
-            b_d = b_d * tl.exp(log_g) + tl.sum(weights, axis=1)
+            d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
+            d *= tl.exp2(log_g)[None, :]
+            d = tl.dot(ones, weights, d, input_precision=PRECISION)
+            d = tl.sum(d, axis=0)  # [BLOCK_N]
+        row = (batch * H + h) * N + rows
+        offs_ot = offs_dv[:, None] + row[None, :] * DV
         if HALF == 1:
-            store_tile(sums + offs_o, b_o, keep_v, FULL)
+            store_tile(above + offs_ot, b_ot, keep_vt, FULL)
             if NORMALIZE:
-                tl.store(d + row, b_d, (n < last) & (tile == 0))
+                tl.store(below + row, d, (n < last) & (tile == 0))
         else:
             if HALF == 2:
-                b_o += load_tile(sums + offs_o, keep_v, FULL)  # [BLOCK_N, BLOCK_DV]
+                b_ot += load_tile(above + offs_ot, keep_vt, FULL)  # [BLOCK_DV, BLOCK_N]
             if NORMALIZE:
                 if HALF == 2:
-                    b_d += tl.load(d + row, n < last, 0.0)  # [BLOCK_N]
-                b_d = 1.0 / (b_d + eps)
-                b_o *= b_d[:, None]
+                    d += tl.load(below + row, n < last, 0.0)  # [BLOCK_N]
+                d = 1.0 / (d + eps)
+                b_ot *= d[None, :]
                 if SAVE:
-                    tl.store(inverse + row, b_d, (n < last) & (tile == 0))
+                    tl.store(inverse + row, d, (n < last) & (tile == 0))
             else:
-                b_o *= scale
-            store_tile(o + offs_o, b_o, keep_v, FULL)
-        fkt = (fkt.to(tl.float32) * tl.exp(tl.minimum(left - log_g, 0.0))[None, :]).to(OPERAND)
-        s = tl.dot(fkt, b_v, s * tl.exp(left), input_precision=PRECISION)
-        z = z * tl.exp(left) + tl.sum(fkt.to(tl.float32), axis=1)[:, None]
+                b_ot *= scale
+            store_tile(o + offs_ot, b_ot, keep_vt, FULL)
+        kept = tl.exp2(tl.minimum(left - log_g, 0.0))  # [BLOCK_N]: of each key, at the chunk's end
+        b_vt = (b_vt.to(tl.float32) * kept[None, :]).to(OPERAND)
+        st = tl.dot(b_vt, fk, st * tl.exp2(left), input_precision=PRECISION)
+        z *= tl.exp2(left)
+        z = tl.dot(kept[None, :].to(OPERAND), fk, z, input_precision=PRECISION)
+
+    if HALF == 0:
+        once = (part == parts - 1) & (h % GROUP == 0)
+        total += offset
+        tl.store(total + offs_dv[:, None] + offs_d[None, :] * DV, st, keep_st & once)
+        tl.store(total + D * DV + offs_d, tl.sum(z, axis=0), (offs_d < D) & once & (tile == 0))
     # [decay-output-kernel:end]
 
 
@@ -336,47 +383,71 @@ class Run:
     def constants(self, tile):
         return configs.constants(tile, self.q, self.v.shape[-1], self.feature_map, self.cu_seqlens)
 
-    def states(self, initial, final=None):
-        """The state before each part, and after the last, [parts + 1, S, Hk, SIZE]; log decays."""
+    def states(self, initial, whole=False):
+        """The state before each part [parts + 1, S, Hk, SIZE], and log decays of parts.
+
+        With `whole` also the state after the last part, which takes one more sum.
+        """
         S, Hk, size = self.sequences, self.k.shape[1], self.k.shape[-1] * (self.v.shape[-1] + 1)
         states = self.q.new_empty((self.parts + 1, S, Hk, size), dtype=torch.float32)
         totals = self.q.new_empty((self.parts, S, Hk), dtype=torch.float32)
-        self._sum(self.k, self.v, states, totals, None, None, 1.0, 1)
-        self._combine(states, totals, initial, final, 1, False)
+        count = self.parts if whole else self.parts - 1
+        self._sum(self.k, self.v, states, totals, None, None, 1.0, 1, 0, count)
+        self._combine(states, totals, initial, 1, count, False)
         return states, totals
 
-    def gradients(self, do, inverse, r, dstate, totals, scale):
-        """The gradient of each of these states, [parts + 1, S, H, SIZE], for each query head."""
+    def gradients(self, do, inverse, r, dstate, totals, scale, whole):
+        """The gradient of the state after each part [parts + 1, S, H, SIZE], by query head.
+
+        The first of them, of the state before all parts, only with `whole`.
+        """
         S, H, size = self.sequences, self.q.shape[1], self.k.shape[-1] * (self.v.shape[-1] + 1)
         states = self.q.new_empty((self.parts + 1, S, H, size), dtype=torch.float32)
-        self._sum(self.q, do, states, None, inverse, r, scale, self.group)
-        self._combine(states, totals, dstate, None, self.group, True)
+        first = 0 if whole else 1
+        count = self.parts - first
+        self._sum(self.q, do, states, None, inverse, r, scale, self.group, first, count)
+        self._combine(states, totals, dstate, self.group, count, True)
         return states
 
-    def _sum(self, k, v, states, totals, weight, z_weight, scale, group):
+    def _sum(self, k, v, states, totals, weight, z_weight, scale, group, first, count):
+        if count == 0:
+            return
         tile, tiles = self.tile("decay_state_kernel")
         heads = states.shape[1] * states.shape[2]
         launch(
-            decay_state_kernel, heads * self.parts * tiles,
+            decay_state_kernel, heads * count * tiles,
             (k, v, self.decay, states, totals, weight, z_weight, self.cu_seqlens),
             (*k.stride(), *v.stride(), *self.decay.stride()),
             stride_states=states.stride(0), N=k.shape[2], H=k.shape[1], heads=heads,
-            parts=self.parts, scale=scale, GROUP=group,
+            parts=self.parts, first_part=first, count=count, scale=scale, GROUP=group,
             NORMALIZE=self.normalize, BACKWARD=totals is None, REVERSE=self.half == 2,
             **self.constants(tile),
         )  # fmt: skip
 
-    def _combine(self, states, totals, edge, final, group, backward):
+    def _combine(self, states, totals, edge, group, count, backward):
         _, S, heads, size = states.shape
         BLOCK = 256
         launch(
             decay_combine_kernel, S * heads * configs.cdiv(size, BLOCK),
-            (states, totals, edge, final),
-            stride_states=states.stride(0), parts=self.parts, heads=S * heads,
-            SIZE=size, BLOCK=BLOCK, GROUP=group, HAS_INITIAL=edge is not None,
-            HAS_FINAL=final is not None, BACKWARD=backward,
+            (states, totals, edge),
+            stride_states=states.stride(0), parts=self.parts, count=count, heads=S * heads,
+            SIZE=size, BLOCK=BLOCK, GROUP=group, HAS_INITIAL=edge is not None, BACKWARD=backward,
             num_warps=2,
         )  # fmt: skip
+
+    def sums(self, chunk):
+        """G of each row inside its chunk, [B, Hk, N] float32 in the order of the run, base 2."""
+        B, Hk, N = self.decay.shape
+        sums = self.q.new_empty((B, Hk, N), dtype=torch.float32)
+        CHUNKS = max(1, 1024 // chunk)
+        parts = configs.cdiv(configs.cdiv(B * N, self.sequences), CHUNKS * chunk)
+        launch(
+            decay_sums_kernel, self.sequences * Hk * parts,
+            (self.decay, sums, self.cu_seqlens), self.decay.stride(),
+            N=N, H=Hk, parts=parts, CHUNKS=CHUNKS, BLOCK_N=chunk,
+            REVERSE=self.half == 2, PACKED=self.cu_seqlens is not None, num_warps=4,
+        )  # fmt: skip
+        return sums
 
 
 def forward(
@@ -394,21 +465,22 @@ def forward(
     parts = parts_for("decay_output_kernel", q, DV, S, cu_seqlens)
     o = q.new_empty((B, H, N, DV))
     total = q.new_empty((S, Hk, D * DV + D), dtype=torch.float32) if is_causal else None
-    sums = d = inverse = None
+    above = below = inverse = None
     if not is_causal:
-        sums = q.new_empty((B, H, N, DV), dtype=torch.float32)
+        above = q.new_empty((B, H, N, DV), dtype=torch.float32)
     if not is_causal and normalize:
-        d = q.new_empty((B, H, N), dtype=torch.float32)
+        below = q.new_empty((B, H, N), dtype=torch.float32)
     if save and normalize:
         inverse = q.new_empty((B, H, N), dtype=torch.float32)
     for half in (0,) if is_causal else (1, 2):
         run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half)
-        states, _ = run.states(initial, total)
         tile, tiles = run.tile("decay_output_kernel")
+        sums = run.sums(tile.rows)
+        states, _ = run.states(initial)
         launch(
             decay_output_kernel, S * H * parts * tiles,
-            (q, k, v, decay, states, o, sums, d, inverse, cu_seqlens),
-            (*q.stride(), *k.stride(), *v.stride(), *decay.stride()),
+            (q, k, v, sums, states, o, total, above, below, inverse, cu_seqlens),
+            (*q.stride(), *k.stride(), *v.stride()),
             stride_states=states.stride(0), N=N, H=H, parts=parts, scale=scale, eps=eps,
             GROUP=run.group, NORMALIZE=normalize, HALF=half, SAVE=inverse is not None,
             **run.constants(tile),

@@ -41,6 +41,7 @@ def decay_backward_query_kernel(
     inverse,  # [B, H, N] float32: 1 / d; only if NORMALIZE
     states,  # [parts + 1, S * H // GROUP, D * DV + D] float32: what came before each part
     dq,  # [tiles, B, H, N, D] contiguous, written
+    first_dq,  # [tiles, B, H, N, D] float32: of the first run, to be added; only if HALF is 2
     r,  # [tiles, B, H, N] float32: -do·o, written if NORMALIZE
     x,  # [tiles, B, H, N] float32: φ(q)·dφ(q), written
     cu_seqlens,  # [S + 1] int32; only if PACKED
@@ -79,7 +80,6 @@ def decay_backward_query_kernel(
     v += batch * stride_vb + hk * stride_vh
     do += batch * stride_ob + h.to(tl.int64) * stride_oh
     decay += batch * stride_gb + hk * stride_gh
-    dq += tile.to(tl.int64) * stride_dq
     x += tile.to(tl.int64) * stride_r
     states += part.to(tl.int64) * stride_states + (head // GROUP).to(tl.int64) * (D * DV + D)
 
@@ -134,7 +134,10 @@ def decay_backward_query_kernel(
             dfq *= scale
         tl.store(x + row, tl.sum(fq * dfq, axis=1), n < last)
         b_dq = phi_backward(fq, dfq, 1, FEATURE_MAP)
-        store_tile(dq + row[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
+        offs_dq = tile.to(tl.int64) * stride_dq + row[:, None] * D + offs_d[None, :]
+        if HALF == 2:
+            b_dq += load_tile(first_dq + offs_dq, keep_q, FULL)  # [BLOCK_N, BLOCK_D]
+        store_tile(dq + offs_dq, b_dq, keep_q, FULL)
 
         fk = (fk.to(tl.float32) * tl.exp(tl.minimum(left - log_g, 0.0))[:, None]).to(OPERAND)
         st = tl.dot(b_vt, fk, st * tl.exp(left), input_precision=PRECISION)
@@ -155,6 +158,8 @@ def decay_backward_key_kernel(
     dstates,  # [parts + 1, S * H, D * DV + D] float32: gradient of the state before each part
     dk,  # [tiles, B, H, N, D] contiguous, written
     dv,  # [B, H, N, DV] contiguous, written
+    first_dk,  # [tiles, B, H, N, D] float32: of the first run, to be added; only if HALF is 2
+    first_dv,  # [B, H, N, DV] float32, the same
     y,  # [tiles, B, H, N] float32: φ(k)·dφ(k), written
     cu_seqlens,  # [S + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -193,7 +198,6 @@ def decay_backward_key_kernel(
     v += batch * stride_vb + hk * stride_vh
     do += batch * stride_ob + h.to(tl.int64) * stride_oh
     decay += batch * stride_gb + hk * stride_gh
-    dk += tile.to(tl.int64) * stride_dk
     y += tile.to(tl.int64) * stride_y
     dstates += (part + 1).to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
 
@@ -249,14 +253,20 @@ def decay_backward_key_kernel(
         dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
         tl.store(y + row, tl.sum(fk.to(tl.float32) * dfk, axis=1), n < last)
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
-        store_tile(dk + row[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
+        offs_dk = tile.to(tl.int64) * stride_dk + row[:, None] * D + offs_d[None, :]
+        if HALF == 2:
+            b_dk += load_tile(first_dk + offs_dk, keep_q, FULL)  # [BLOCK_N, BLOCK_D]
+        store_tile(dk + offs_dk, b_dk, keep_q, FULL)
 
         p = tl.dot(fq.to(OPERAND), fkt, input_precision=PRECISION)  # [t, j]
         p *= tl.exp(tl.where(seen, log_g[:, None] - log_g[None, :], float("-inf")))
         b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
         b_dvt *= after[None, :]
         b_dvt = tl.dot(b_dot, p.to(OPERAND), b_dvt, input_precision=PRECISION)
-        store_tile(dv + row[None, :] * DV + offs_dv[:, None], b_dvt, keep_vt, FULL)
+        offs_dvt = row[None, :] * DV + offs_dv[:, None]
+        if HALF == 2:
+            b_dvt += load_tile(first_dv + offs_dvt, keep_vt, FULL)  # [BLOCK_DV, j]
+        store_tile(dv + offs_dvt, b_dvt, keep_vt, FULL)
 
         fq *= tl.exp(log_g)[:, None]
         dst = tl.dot(b_dot, fq.to(OPERAND), dst * tl.exp(left), input_precision=PRECISION)
@@ -278,7 +288,7 @@ def decay_gradient_kernel(
     cu_seqlens,  # [S + 1] int32; only if PACKED
     stride_gb, stride_gh, stride_gn,
     stride_x, stride_states, stride_dstates, N, H, parts, x_tiles, y_tiles,
-    SIZE: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, HAS_END: tl.constexpr,
     REVERSE: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """dg of one part of one key head: sums of x - y from each row on, and ⟨S, dS⟩ at its end."""
@@ -291,8 +301,10 @@ def decay_gradient_kernel(
     offs = tl.arange(0, BLOCK)
     states += (part + 1).to(tl.int64) * stride_states + head.to(tl.int64) * SIZE
     dstates += (part + 1).to(tl.int64) * stride_dstates + head.to(tl.int64) * GROUP * SIZE
+    # [decay-gradient-sum:begin]
     straddling = tl.zeros([BLOCK], dtype=tl.float32)
-    for at in range(0, SIZE, BLOCK):
+    beyond = SIZE if HAS_END else tl.where(part < parts - 1, SIZE, 0)  # is there anything?
+    for at in range(0, beyond, BLOCK):
         keep = at + offs < SIZE
         state = tl.load(states + at + offs, keep, 0.0)  # [BLOCK]
         for i in range(0, GROUP):
@@ -315,6 +327,7 @@ def decay_gradient_kernel(
                 difference -= tl.load(here + row, n < last, 0.0)  # [BLOCK]
         found = tl.cumsum(difference, axis=0, reverse=True) + carry
         carry += tl.sum(difference, axis=0)
+        # [decay-gradient-sum:end]
         rows, keep = decay_at(n, last, start, end, REVERSE)
         g = tl.load(decay + rows * stride_gn, keep, 0.0)  # [BLOCK]
         found = tl.where((g < LEAST) | (g > 0.0), 0.0, found)  # held at the ends of its range
@@ -345,39 +358,45 @@ def backward(
         spread[:, :, 0] = dstate
         dstate = spread.flatten(1, 2)
 
-    # what halves, tiles and groups contribute is summed in float32 and rounded once
-    run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, 0)
     (q_tile, q_tiles), (k_tile, k_tiles) = (
-        run.tile(f"decay_backward_{name}_kernel") for name in ("query", "key")
+        Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, 0).tile(name)
+        for name in ("decay_backward_query_kernel", "decay_backward_key_kernel")
     )
-    kind = {n: torch.float32 if n * len(halves) > 1 else q.dtype for n in (1, q_tiles, k_tiles)}
-    grouped = q.dtype if GROUP == 1 else torch.float32
-    dq = q.new_empty((len(halves) * q_tiles, B, H, N, D), dtype=kind[q_tiles])
-    dk = q.new_empty(
-        (len(halves) * k_tiles, B, H, N, D),
-        dtype=torch.promote_types(kind[k_tiles], grouped),
-    )
-    dv = q.new_empty((len(halves), B, H, N, DV), dtype=torch.promote_types(kind[1], grouped))
+
+    def written(last):
+        """dq, dk and dv of a run: what is still to be added to stays in float32."""
+        q_dtype = q.dtype if last and q_tiles == 1 else torch.float32
+        k_dtype = q.dtype if last and k_tiles == GROUP == 1 else torch.float32
+        v_dtype = q.dtype if last and GROUP == 1 else torch.float32
+        return (
+            q.new_empty((q_tiles, B, H, N, D), dtype=q_dtype),
+            q.new_empty((k_tiles, B, H, N, D), dtype=k_dtype),
+            q.new_empty((B, H, N, DV), dtype=v_dtype),
+        )
+
     dg = q.new_empty((B, Hk, N), dtype=torch.float32)
     x = q.new_empty((q_tiles, B, H, N), dtype=torch.float32)
     y = q.new_empty((k_tiles, B, H, N), dtype=torch.float32)
     r = q.new_empty((q_tiles, B, H, N), dtype=torch.float32) if normalize else None
     strides = (*q.stride(), *k.stride(), *v.stride(), *do.stride(), *decay.stride())
     common = {"N": N, "H": H, "parts": parts, "GROUP": GROUP}
-    for i, half in enumerate(halves):
+    dq = dk = dv = None
+    for half in halves:
+        first = dq, dk, dv
+        dq, dk, dv = written(last=half != 1)
         run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half)
-        states, totals = run.states(initial)
+        states, totals = run.states(initial, whole=dstate is not None)
         launch(
             decay_backward_query_kernel, S * H * parts * q_tiles,
-            (q, k, v, do, o, decay, inverse, states, dq[i * q_tiles :], r, x, cu_seqlens), strides,
+            (q, k, v, do, o, decay, inverse, states, dq, first[0], r, x, cu_seqlens), strides,
             stride_states=states.stride(0), stride_dq=dq.stride(0), stride_r=x.stride(0),
             scale=scale, NORMALIZE=normalize, HALF=half, **common, **run.constants(q_tile),
         )  # fmt: skip
         whole = sum_tiles(r, torch.float32) if normalize else None
-        dstates = run.gradients(do, inverse, whole, dstate, totals, scale)
+        dstates = run.gradients(do, inverse, whole, dstate, totals, scale, initial is not None)
         launch(
             decay_backward_key_kernel, S * H * parts * k_tiles,
-            (q, k, v, do, decay, inverse, whole, dstates, dk[i * k_tiles :], dv[i:], y, cu_seqlens),
+            (q, k, v, do, decay, inverse, whole, dstates, dk, dv, *first[1:], y, cu_seqlens),
             strides,
             stride_states=dstates.stride(0), stride_dk=dk.stride(0), stride_y=y.stride(0),
             scale=scale, NORMALIZE=normalize, HALF=half, **common, **run.constants(k_tile),
@@ -387,11 +406,12 @@ def backward(
             (x, y, decay, states, dstates, dg, cu_seqlens), decay.stride(),
             stride_x=x.stride(0), stride_states=states.stride(0), stride_dstates=dstates.stride(0),
             x_tiles=q_tiles, y_tiles=k_tiles, SIZE=D * DV + D, BLOCK=256,
+            HAS_END=dstate is not None,
             REVERSE=half == 2, PACKED=cu_seqlens is not None, num_warps=4, **common,
         )  # fmt: skip
-    dq, dk, dv = (x[0] if x.shape[0] == 1 else x.sum(0) for x in (dq, dk, dv))
-    dinitial = dstates[0] if is_causal else None
+    dk = dk[0] if k_tiles == 1 else dk.sum(0)
+    dinitial = None if initial is None else dstates[0]
     if GROUP > 1:
         dk, dv = (x.unflatten(1, (Hk, GROUP)).sum(2) for x in (dk, dv))
-        dinitial = dinitial.unflatten(1, (Hk, GROUP)).sum(2) if is_causal else None
-    return *(x.to(q.dtype) for x in (dq, dk, dv)), dinitial, dg
+        dinitial = None if initial is None else dinitial.unflatten(1, (Hk, GROUP)).sum(2)
+    return sum_tiles(dq, q.dtype), dk.to(q.dtype), dv.to(q.dtype), dinitial, dg

@@ -463,12 +463,13 @@ def _(
     q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
+    nothing = q.new_empty(0, dtype=torch.float32)
     return (
         q.new_empty(q.shape),
         k.new_empty(k.shape),
         v.new_empty(v.shape),
-        torch.empty_like(state),
-        q.new_empty((0,) if decay is None else decay.shape, dtype=torch.float32),
+        torch.empty_like(state) if decay is None or initial is not None else nothing,
+        nothing if decay is None else q.new_empty(decay.shape, dtype=torch.float32),
     )
 
 

@@ -42,8 +42,8 @@ def parts(quick: bool) -> list[list[Plan]]:
             Plan(("book", "eager"), **long, **both, **shared),
         ],
         [
-            Plan(("book", *FLA), orders=(True,), **long, **forward, **shared),
-            Plan(("book", *FLA), orders=(True,), **long, **both, **shared),
+            Plan(("book", "book-decay", *FLA), orders=(True,), **long, **forward, **shared),
+            Plan(("book", "book-decay", *FLA), orders=(True,), **long, **both, **shared),
             Plan(FLA, orders=(True,), **short, **forward, **shared),
             Plan(FLA, orders=(True,), **short, **both, **shared),
             Plan(("book", "flash-bla-simple"), **one, **forward, **shared),

@@ -500,6 +500,26 @@ def suspects(q):
     )
 
 
+def fading(x):
+    """Log decays [H, N] of random numbers: most of them mild, some as strong as they come."""
+    return -20 * x.abs() ** 3
+
+
+def full_mask(x):
+    """Products of the factors between two tokens, one after the other."""
+    factors = fading(x).double().exp()
+    N = factors.shape[1]
+    pairs = [(min(i, j) + 1, max(i, j) + 1) for i in range(N) for j in range(N)]
+    return torch.stack([factors[:, a:b].prod(1) for a, b in pairs], 1).unflatten(1, (N, N))
+
+
+def causal_sum(q, k, v, log_decay):
+    """What `both_directions` is given."""
+    total = log_decay.cumsum(1)
+    between = total[:, :, None] - total[:, None, :]
+    return ((q @ k.mT) * torch.exp(-between.abs()).tril()) @ v
+
+
 PUZZLES = {
     "forget": Puzzle(
         launch=launch_forget,
@@ -520,6 +540,26 @@ PUZZLES = {
             library=library_step,
             share=0.5,
         ),
+    ),
+    "decay_mask": Puzzle(
+        launch=lambda mask, x: mask(fading(x)),
+        truth=full_mask,
+        cases=(((1, 6),), ((3, 20),), ((2, 1),)),
+        result="mask",
+        entry="decay_mask",
+        fenced=False,
+    ),
+    "both_directions": Puzzle(
+        launch=lambda both, q, k, v, x: both(causal_sum, q, k, v, fading(x)),
+        truth=lambda q, k, v, x: ((q @ k.mT) * full_mask(x)) @ v,
+        cases=(
+            ((1, 6, 4), (1, 6, 4), (1, 6, 4), (1, 6)),
+            ((2, 20, 8), (2, 20, 8), (2, 20, 5), (2, 20)),
+            ((2, 1, 4), (2, 1, 4), (2, 1, 4), (2, 1)),
+        ),
+        result="o",
+        entry="both_directions",
+        fenced=False,
     ),
     "generate": Puzzle(
         launch=launch_generate,

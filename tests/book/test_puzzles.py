@@ -161,6 +161,14 @@ WRONG = [
     ("two_maps", "states + D * D + at_s, b_relu", "states + at_s, b_relu", "should be"),
     ("two_maps", "b_k = tl.load(k + at, keep, 0.0)", "b_k = tl.load(v + at, keep, 0.0)", "should"),
     ("two_maps", "b_v = tl.load(v + at, keep, 0.0)", "b_v = tl.load(v + at)", "should be"),
+    ("decay_mask", "    between = -between.abs()\n", "", "should be"),
+    ("decay_mask", "-between.abs()", "between.abs()", "should be"),
+    ("decay_mask", "-between.abs()", "between.clamp(max=0)", "should be"),
+    ("decay_mask", "log_decay.cumsum(-1)", "log_decay", "should be"),
+    ("both_directions", "torch.cat([back[:, :1], back[:, :-1]], 1)", "back", "should be"),
+    ("both_directions", "    o = o - own * v\n", "", "should be"),
+    ("both_directions", "o - own * v", "o - own / 2 * v", "should be"),
+    ("both_directions", "(*flipped, back).flip(1)", "(*flipped, back)", "should be"),
     ("two_maps", "tl.trans(elu), b_v, b_elu", "tl.trans(elu), b_v, b_relu", "should be"),
 ]
 # right, but dearer than allowed: what stands there instead

@@ -89,6 +89,7 @@ WITH_DECAY = {
     "decay_backward_query_kernel",
     "decay_backward_key_kernel",
     "decay_gradient_kernel",
+    "decay_sums_kernel",
     "step_kernel",
 }
 DECAY_CASES = [
