@@ -17,7 +17,7 @@ CONSTRAINTS := $(if $(HOST_TORCH),,--constraint constraints.txt)
 KEY := $(shell { cat requirements.txt constraints.txt; echo '$(CURDIR) $(PYTHON) $(HOST_TORCH)'; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(KEY)
 
-.PHONY: help doctor book serve test test-site test-notebooks offline pdf lint check-workflows execute record studies
+.PHONY: help doctor book serve test test-site test-notebooks offline pdf lint check-workflows execute record record-quality studies
 .PHONY: readme figures regression colab wheelhouse fetch publish republish comment pins clean
 .DEFAULT_GOAL := help
 
@@ -74,6 +74,9 @@ record: $(READY)  ## on a GPU: measure, and write results/<gpu>.json and the REA
 
 studies: $(READY)  ## on a GPU: measure what the chapters need beside that, into results/studies
 	@$(RUN) -m bench study
+
+record-quality: $(READY)  ## on a GPU: train the models of chapter 11, into results/studies
+	@$(RUN) -m bench study quality
 
 readme: $(READY)  ## redraw the README's figure and table from results/
 	@$(RUN) -m bench readme

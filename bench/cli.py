@@ -254,7 +254,7 @@ def _study(options) -> int:
     failed = []
     for name in options.name or known:
         _say(f"{name}: {studies.about(name)}")
-        if not options.name and torch.cuda.device_count() < studies.gpus(name):
+        if not options.name and torch.cuda.device_count() < studies.gpus(name) > 1:
             _say(f"{name} is left out: it needs {studies.gpus(name)} GPUs")
             continue
         try:

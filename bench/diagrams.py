@@ -20,13 +20,17 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B38600", "#2A93D5", "#8
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of `curves`: `look` is a name that `bench.style.look` knows, or any other."""
+    """One line of `curves`: `look` is a name that `bench.style.look` knows, or any other.
+
+    `spread` has the least and the largest value at each x, which are drawn as a bar through y.
+    """
 
     label: str
     x: list
     y: list
     look: str
     markers: bool = True
+    spread: list[tuple] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,18 @@ def _titled(title: str, log: bool, lengths: list | None) -> Axis:
 def _trace(curve: Curve, panel: int, dash=None, width: float = 2, short: bool = False) -> dict:
     """A curve in Plotly's words; with `short` a hover says 16.78M for 2²⁴."""
     look = style.look(curve.look)
-    return {
+    bars = {}
+    if curve.spread:
+        low, high = zip(*curve.spread, strict=True)
+        bars["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": [b - y for b, y in zip(high, curve.y, strict=True)],
+            "arrayminus": [y - a for a, y in zip(low, curve.y, strict=True)],
+            "thickness": 1.2,
+            "width": 3,
+        }
+    return bars | {
         "type": "scatter",
         "mode": "lines+markers" if curve.markers else "lines",
         "name": curve.label,
@@ -289,6 +304,13 @@ class Sketch:
     def line(self, x0, y0, x1, y1, dashed=False):
         self.parts.append(
             f'<path d="M{x0:g} {y0:g} L{x1:g} {y1:g}" stroke="currentColor"{_dash(dashed)}/>'
+        )
+
+    def arc(self, x0, x1, y, height):
+        """A thin arrow from x0 to x1 over what stands below y."""
+        self.parts.append(
+            f'<path d="M{x0:g} {y:g} C{x0:g} {y - height:g} {x1:g} {y - height:g} {x1:g} {y:g}" '
+            f'stroke="currentColor" fill="none" marker-end="url(#{self.name}-tip)"/>'
         )
 
     def thick_arrow(self, x0, x1, y, width, color):

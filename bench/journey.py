@@ -171,9 +171,12 @@ class Journey:
     # ------------------------------------------------------------------------------- tables
 
     def card(self, name: str, unfolded: bool = False) -> Report:
-        """One step: predicted and measured, and below it what the compiler made of it."""
+        """One step: idea, work, predicted and measured time, and what the compiler made of it."""
         step, batches = named(name), self.batches
+        sizes = [self.size(B) for B in batches]
         lines = [
+            ["bytes [GB]", *(style.number(count(name) * tensor / 1e9) for tensor, _, _ in sizes)],
+            ["FLOPs [10⁹]", *(style.number(flops / 1e9) for _, flops, _ in sizes)],
             ["predicted [ms]", *(str(self.predicted(name, B) or "–") for B in batches)],
             ["measured [ms]", *(style.number(self.ms(name, B)) for B in batches)],
             ["share of copy speed", *(self.percent(name, B) for B in batches)],
@@ -182,7 +185,8 @@ class Journey:
             lines.append(["verdict", *(self.verdict(name, B) for B in batches)])
         head = [name, *(f"B = {B}" for B in batches)]
         row = self.row(name, batches[0]) if batches else {}
-        where = f"N = {style.length(row['N'])}, D = {row['D']}; " if row else ""
+        where = f"{step.idea[:1].upper()}{step.idea[1:]}. "
+        where += f"N = {style.length(row['N'])}, D = {row['D']}; " if row else ""
         if row.get("scaled"):
             where += (
                 f"measured at N = {style.length(row['measured_N'])} and multiplied by "

@@ -195,14 +195,14 @@ def profile(study: Study) -> Report:
             f"What the compiler made; {study.line}.",
         )
     )
-    kinds = dict.fromkeys(k for r in compiled for k in r if k.startswith("loop: "))
-    shown.append(
-        _columns(
-            compiled,
-            {"kernel": "kernel", **{k: k.removeprefix("loop: ") for k in sorted(kinds)}},
-            f"SASS instructions of one turn of the main loop, by class; {study.line}.",
-        )
-    )
+    for mark, what in (
+        ("loop: ", "SASS instructions of one turn of the main loop, by class"),
+        ("all: ", "SASS instructions in all, by class"),
+        ("ptx: ", "PTX instructions that tell how a kernel computes, in all"),
+    ):
+        kinds = sorted({k for r in compiled for k in r if k.startswith(mark)})
+        columns = {"kernel": "kernel", **{k: k.removeprefix(mark) for k in kinds}}
+        shown.append(_columns(compiled if kinds else [], columns, f"{what}; {study.line}."))
     counters = study.select(kind="counters")
     names = {k: k.replace("_", " ") for r in counters for k in r if k.endswith(("_percent",))}
     good = [r for r in counters if r["status"] == "ok"]

@@ -120,7 +120,7 @@ def run(name: str, quick: bool = False, command: str = "", say: Callable = print
     module = _module(name)
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    if torch.cuda.device_count() < gpus(name):
+    if torch.cuda.device_count() < gpus(name) > 1:
         raise BenchError(f"The study {name!r} needs {gpus(name)} GPUs, and PyTorch sees fewer.")
     rows = module.measure(quick, say)
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)

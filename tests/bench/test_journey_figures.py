@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import journey, listings
+from bench import journey, listings, style
 from bench.hardware import Provenance
 from bench.studies import Study
 from kernels.steps.journey import STEPS
@@ -100,6 +100,10 @@ def test_a_card_for_every_step(told):
     assert page.index("measured") < page.index("<details>") < page.index("registers")
     assert "<details>" not in told.card("fused", unfolded=True)._repr_html_()
     assert "<details>" not in told.card("python-loop")._repr_html_()
+    work = {row[0]: row[1] for row in told.card("whole-tensors")[0].rows}
+    tensor, flops, _ = told.size(told.batches[0])
+    assert work["bytes [GB]"] == style.number(journey.count("whole-tensors") * tensor / 1e9)
+    assert work["FLOPs [10⁹]"] == style.number(flops / 1e9)
     assert "multiplied by 128" in told.card("python-loop")[0].caption
     assert "no room" in told.card("too-deep")[0].caption
 
@@ -194,7 +198,7 @@ def test_waves_are_drawn():
 
 def test_without_most_rows_there_are_dashes():
     bare = journey.Journey(Study("journey", H100, [step_row("fused", 8, 1.0)]))
-    assert bare.card("masks")[0].rows[1][1] == "–"
+    assert bare.card("masks")[0].rows[3][1] == "–"
     bare.ladder().plotly(), bare.explorer().plotly()
     assert bare.verdict("masks", 8) == "not measured"
     other = Provenance(gpu="GPU of tomorrow", slug="x", date="", command="", python="", torch="")

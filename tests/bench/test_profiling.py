@@ -193,7 +193,7 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
         {"kind": "kernel", **where, "kernel": "state_kernel", "ms": 0.4, "share": 0.5},
         {
             "kind": "compiled", "kernel": "state_kernel", "constants": "", "registers": 168,
-            "loop: tensor cores": 4,
+            "loop: tensor cores": 4, "ptx: cp.async": 6,
         },
     ]  # fmt: skip
 
@@ -210,12 +210,19 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(hardware, "provenance", lambda *_: GPU)
     assert cli.main(["profile", "--quick", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    for words in ("Measured ceilings", "state_kernel", "168", "tensor cores", "ncu, the profiler"):
+    for words in (
+        "Measured ceilings",
+        "state_kernel",
+        "168",
+        "tensor cores",
+        "cp.async",
+        "ncu, the",
+    ):
         assert words in told
     assert len(studies.read(tmp_path / "made-up-gpu-1" / "profile.json").rows) == 6
     kinds = [r["kind"] for r in study.measure(True, lambda text: None)]
     assert kinds == ["ceiling", "case", "kernel", "case", "compiled", "counters"]
-    assert len(reports.profile(studies.Study("profile", GPU, rows))) == 5
+    assert len(reports.profile(studies.Study("profile", GPU, rows))) == 6
 
     monkeypatch.setattr(fresh, "stream", lambda *a, **k: ([], "SIGSEGV"))
     with pytest.raises(BenchError, match="SIGSEGV"):

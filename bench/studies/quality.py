@@ -1,0 +1,213 @@
+"""What linear attention costs in quality: small models on recall, copying and text.
+
+Rows, by `what`:
+
+- `trained`: one model at the end of its training, for one exam: `group` says of which comparison
+  it is part, `mixer` and `heads` what it is, `state_numbers` what it keeps between tokens (None:
+  all keys and values), `seed` and `rate` (learning rate, that with the lowest mean loss) how it was
+  trained, `step_ms` how long a step takes of all models that are trained at once (`models`), alone
+  on the GPU; `bits` is the loss and `accuracy` the share of right answers.
+- `rate`: the mean loss at the end for each rate.
+- `curve`: the same model on its way there, numbers of all checkpoints as one text.
+- `overlap`: how much the keys of 32 pairs overlap after φ, 0 if they are orthogonal and 1 if all
+  are the same, by `layer`; `when` is before or after training.
+- `step`: the time of a training step by length, for as many tokens each.
+- `text`: how many bytes are read in training, and how many are held out.
+
+A group of models that fails is one row of kind `trained` with its reason.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from .. import quality
+from ..quality import HEADS, HYBRID, LAYERS, MIXERS, Plan, Training
+from ..runner import one_line
+
+ABOUT = "quality of small models by mixer: recall, copying, text (in full, some six minutes)"
+
+DEVICE = "cuda"
+LIMIT_S, QUICK_LIMIT_S = 370, 90  # after which no group is begun; its row then says so
+
+RATES, LOW_RATE = (2e-2, 1e-2), 3e-3
+STATE = {"elu": (1, 2, 4, 8, 16), "learned φ": (1, 2, 4, 8, 16), "softmax": (16,)}  # heads
+QUICK_MIXERS = ("softmax", "elu", "learned φ", HYBRID)
+PAIRS = 32  # whose keys are compared
+LENGTHS = {512: 32, 128: 64}  # tokens beside 256, and how many sequences there are in a step
+LONG_TEXT = 8192  # tokens, where softmax attention takes most of the time
+STEP_LENGTHS, STEP_TOKENS = tuple(2**i for i in range(8, 15)), 2**14  # N = 256 … 16K
+
+
+@dataclass(frozen=True)
+class Group:
+    """Models that are trained at once: `name` is the comparison that they are part of."""
+
+    name: str
+    task: Callable  # N -> Task
+    length: int
+    mixer: str
+    plan: Plan
+    heads: int = HEADS
+    layers: int = LAYERS
+
+    @property
+    def about(self) -> dict:
+        """The columns that say which models these are."""
+        return {
+            "group": self.name, "length": self.length, "mixer": self.mixer, "heads": self.heads,
+            "layers": self.layers, "steps": self.plan.steps, "batch": self.plan.batch,
+            "state_numbers": quality.state_numbers(
+                self.mixer, heads=self.heads, layers=self.layers
+            ),
+        }  # fmt: skip
+
+
+def groups(quick: bool) -> list[Group]:
+    """What is trained, the most important first."""
+    everything = [*MIXERS, HYBRID]
+    if quick:
+        plan = Plan(400, 64, rates=RATES[:1], checkpoints=4)
+        return [Group("recall", quality.recall_task, 256, m, plan) for m in QUICK_MIXERS]
+    recall = Plan(1000, 64, rates=RATES)
+    state = replace(recall, steps=1400, rates=RATES[:1])
+    text = Plan(400, 64, rates=RATES, anneal=False)
+    long_text = Plan(600, 2, rates=RATES, anneal=False, exam=8)
+    copy = Plan(600, 64, rates=RATES[:1])
+    low = replace(state, rates=(LOW_RATE,))
+    return [
+        *(Group("recall", quality.recall_task, 256, m, recall) for m in everything),
+        *(Group("text", quality.text_task, 256, m, text) for m in everything),
+        *(Group("copy", quality.copy_task, 256, m, copy) for m in everything),
+        *(
+            Group("state", quality.recall_task, 256, m, state, h)
+            for m, heads in STATE.items()
+            for h in heads
+        ),
+        *(Group("low rate", quality.recall_task, 256, m, low) for m in ("softmax", "elu")),
+        *(Group("text", quality.text_task, LONG_TEXT, m, long_text) for m in QUICK_MIXERS),
+        *(
+            Group("recall", quality.recall_task, N, m, replace(state, batch=batch))
+            for N, batch in LENGTHS.items()
+            for m in QUICK_MIXERS
+        ),
+    ]
+
+
+def measure(quick: bool, say) -> list[dict]:
+    """All rows; a group that fails, or for which no time is left, is a row that says so."""
+    train, held = (len(quality.text_bytes(held)) for held in (False, True))
+    rows = [{"what": "text", "bytes": train, "held_bytes": held}]
+    over = time.monotonic() + (QUICK_LIMIT_S if quick else LIMIT_S)
+    for N in STEP_LENGTHS[:: 3 if quick else 1]:
+        for mixer in QUICK_MIXERS:
+            rows.append(step_time(mixer, N))
+            free()
+        say(f"steps of N = {N}")
+    for group in groups(quick):
+        try:
+            if time.monotonic() > over:
+                raise TimeoutError("no time was left")
+            found = trained(group)
+        except Exception as problem:
+            found = [{"what": "trained", **group.about, "status": "failed"}]
+            found[0]["reason"] = one_line(problem)
+        rows += found
+        say(describe(group, found))
+        free()
+    return rows
+
+
+def free() -> None:
+    """Give the memory of what is gone to whatever comes next."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def trained(group: Group) -> list[dict]:
+    """The rows of one group, and of its checkpoints those of the best rate."""
+    task = group.task(group.length)
+    sizes = {"heads": group.heads, "layers": group.layers}
+    training = Training(task, group.mixer, group.plan, DEVICE, **sizes)
+    compared = group.name == "recall" and str(PAIRS) in task.exams
+    keys = {"before": training.overlaps(PAIRS)} if compared else {}
+    found, ms = training.run()
+    if compared:
+        keys["after"] = training.overlaps(PAIRS)
+    about = group.about | {"task": task.name, "status": "ok", "reason": None}
+    losses = by_rate(found)
+    finite = [rate for rate, bits in losses.items() if bits is not None]
+    if not finite:
+        raise ArithmeticError("the loss is not finite at any rate")
+    best = min(finite, key=losses.get)
+    kept = ("group", "task", "length", "mixer", "heads", "status", "reason")
+    short = {name: about[name] for name in kept}
+    fact = {
+        "parameters": training.models.parameters_each,
+        "step_ms": ms,
+        "models": len(training.runs),
+    }
+    ended = [r for r in found if r["rate"] == best and r["step"] == group.plan.steps]
+    rows = [{"what": "trained", **about, **fact, **row} for row in ended]
+    rows += [{"what": "rate", **short, "rate": rate, "bits": b} for rate, b in losses.items()]
+    for end in ended:
+        same = [r for r in found if all(r[k] == end[k] for k in ("exam", "seed", "rate"))]
+        columns = {f"{k}_s": packed([r[k] for r in same]) for k in ("step", "bits", "accuracy")}
+        row = {k: end[k] for k in ("exam", "seed", "rate")} | columns
+        rows.append({"what": "curve", **short, "step_ms": ms, **row})
+    return rows + [
+        {"what": "overlap", **short, "when": when, **row}
+        for when, of_layers in keys.items()
+        for row in of_layers
+        if row["rate"] == best
+    ]
+
+
+def packed(values: list) -> str:
+    """Numbers as one text, which takes less room than a row for each."""
+    return " ".join(f"{v:.4g}" for v in values)
+
+
+def unpacked(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
+
+
+def by_rate(rows: list[dict]) -> dict[float, float | None]:
+    """The loss at the end of each learning rate, on average over seeds and exams.
+
+    None where it is not finite for one of them.
+    """
+    end = max(row["step"] for row in rows)
+    losses = {}
+    for row in rows:
+        if row["step"] == end:
+            losses.setdefault(row["rate"], []).append(row["bits"])
+    means = {rate: sum(found) / len(found) for rate, found in losses.items()}
+    return {rate: mean if math.isfinite(mean) else None for rate, mean in means.items()}
+
+
+def step_time(mixer: str, N: int) -> dict:
+    """Time of one training step of one model, by length."""
+    about = {"what": "step", "mixer": mixer, "N": N, "batch": max(1, STEP_TOKENS // N)}
+    try:
+        plan = Plan(24, about["batch"], seeds=(0,))
+        training = Training(quality.text_task(N), mixer, plan, DEVICE)
+        training.advance(8)
+        return about | {"status": "ok", "reason": None, "step_ms": training.advance(16)}
+    except Exception as problem:
+        return about | {"status": "failed", "reason": one_line(problem), "step_ms": None}
+
+
+def describe(group: Group, rows: list[dict]) -> str:
+    """One line of progress."""
+    said = f"{group.name}, N = {group.length}, {group.mixer}, {group.heads} heads"
+    last = [r for r in rows if r["what"] == "trained"]
+    if last[0]["status"] != "ok":
+        return f"{said}: {last[0]['reason']}"
+    right = sum(r["accuracy"] for r in last) / len(last)
+    return f"{said}: {100 * right:.0f} % right, rate {last[0]['rate']}, {last[0]['step_ms']:.2f} ms"

@@ -1,0 +1,167 @@
+"""The figures of quality, from a small study made here."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import diagrams, hardware, studies
+from bench import quality_figures as figures
+
+GPU = hardware.Provenance("NVIDIA Test", "test", "2026-01-31T00:00:00Z", "", "3.12", "2.11")
+RIGHT = {"softmax": 1.0, "elu": 0.5, "relu": 0.25, "Taylor": 0.75}
+
+
+def row(what, group, mixer, exam, seed, accuracy, **more):
+    keeps = None if mixer == "softmax" else {1: 8192, 4: 2048}[more.get("heads", 4)]
+    return {
+        "what": what, "group": group, "length": 256, "mixer": mixer, "heads": 4, "exam": exam,
+        "seed": seed, "rate": 0.01, "status": "ok", "reason": None, "step": 10,
+        "state_numbers": keeps, "step_ms": 2.0, "bits": 8 * (1 - accuracy), "accuracy": accuracy,
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def study():
+    rows = [{"what": "text", "bytes": 1000, "held_bytes": 100}]
+    for mixer, right in RIGHT.items():
+        for seed in (0, 1):
+            share = right - 0.1 * seed
+            for exam in ("4", "64"):
+                rows.append(row("trained", "recall", mixer, exam, seed, share))
+            rows.append(row("trained", "copy", mixer, "copy", seed, share))
+            rows.append(row("trained", "text", mixer, "text", seed, share))
+            bits = f"{8 - 4 * share} {8 - 8 * share}"
+            curve = {"step_s": "5 10", "bits_s": bits}
+            rows.append(row("curve", "text", mixer, "text", seed, share, **curve))
+    rows.append(row("trained", "state", "elu", "64", 0, 0.9, heads=1))
+    rows.append(row("trained", "state", "elu", "64", 0, 0.6))
+    rows += [
+        {"what": "step", "mixer": m, "N": N, "batch": 1, "status": "ok", "step_ms": N / 1e3}
+        for m in ("softmax", "elu")
+        for N in (256, 1024)
+    ]
+    rows.append(
+        {"what": "trained", "group": "text", "mixer": "exp", "length": 256, "status": "failed",
+         "reason": "RuntimeError: no memory"}
+    )  # fmt: skip
+    return studies.Study("quality", GPU, rows)
+
+
+def test_recall_is_drawn_with_its_spread(study):
+    figure = figures.by_pairs([study])
+    figure.plotly()
+    assert [s.options for s in figure.switches] == [["feature maps, N = 256", "remedies, N = 256"]]
+    elu = next(t for t in figure.data if t["name"] == "elu + 1")
+    assert elu["x"] == [4, 64] and elu["y"] == pytest.approx([45, 45])
+    assert elu["error_y"]["array"] == pytest.approx([5, 5])
+    assert elu["error_y"]["arrayminus"] == pytest.approx([5, 5])
+    assert "relu 20 % of 64 pairs" in figure.alt
+    rows = {r[0]: r for r in figure.numbers["1"].rows}
+    assert rows["64"] == ["64", "95", "45", "70"]
+
+
+def test_a_mixer_without_a_state_is_a_line(study):
+    figure = figures.by_state([study])
+    figure.plotly()
+    assert [s.options for s in figure.switches] == [["64 pairs", "4 pairs"]]
+    first = {t["name"]: t for t in figure.data if t["meta"] == [0]}
+    assert first["elu + 1"]["x"] == [2048, 8192]
+    assert first["elu + 1"]["y"] == pytest.approx([60, 90])  # all trained for this comparison
+    assert first["Taylor"]["y"] == pytest.approx([70])
+    assert first["softmax attention"]["x"] == [2048, 8192]
+    assert first["softmax attention"]["y"] == pytest.approx([95, 95])
+    assert "relu" not in first
+
+
+def test_learning_by_steps_and_by_seconds(study):
+    figure = figures.learning([study])
+    figure.plotly()
+    assert figure.switches[0].options == [
+        "feature maps, N = 256, by steps", "remedies, N = 256, by steps",
+        "feature maps, N = 256, by seconds", "remedies, N = 256, by seconds",
+    ]  # fmt: skip
+    soft = [t for t in figure.data if t["name"] == "softmax attention"]
+    assert soft[0]["x"] == [5, 10] and soft[2]["x"] == pytest.approx([0.01, 0.02])
+    assert soft[0]["y"] == pytest.approx([8 * (1 - 0.475), 8 * 0.05])
+
+
+def test_overlaps_are_of_each_layer_before_and_after(study):
+    rows = [
+        {"what": "overlap", "mixer": "elu", "length": 256, "layer": layer, "when": when,
+         "seed": seed, "overlap": layer + seed + (when == "after") / 2}
+        for layer in (1, 2) for when in ("before", "after") for seed in (0, 1)
+    ]  # fmt: skip
+    rows += [r | {"mixer": "hybrid"} for r in rows if r["layer"] == 1]
+    table = figures.overlaps(studies.Study("quality", GPU, study.rows + rows))
+    assert table.rows == [
+        ["elu + 1", "1.5", "2", "2.5", "3"],
+        ["elu + 1, one softmax layer", "1.5", "2", "–", "–"],
+    ]
+
+
+def test_learning_of_recall(study):
+    curve = {"step_s": "5 10", "bits_s": "6 1"}
+    rows = [row("curve", "recall", m, "64", 0, 0.5, **curve) for m in ("softmax", "elu", "relu")]
+    figure = figures.learning([studies.Study("quality", GPU, rows)], "recall", "64")
+    figure.plotly()
+    assert [t["y"] for t in figure.data if t["meta"] == [0]] == [[6, 1]] * 3
+    assert "Bits at the end" in figure.alt and "answer" in str(figure.layout["yaxis"])
+
+
+def test_step_times(study):
+    figure = figures.step_times([study])
+    figure.plotly()
+    assert [t["name"] for t in figure.data] == ["softmax attention", "elu + 1"]
+    assert "elu + 1 1.02 ms at 1K" in figure.alt
+
+
+def test_the_summary_has_mean_and_spread(study):
+    table = figures.summary(study)
+    assert table.columns[1:3] == ["recall, 4 pairs [%]", "recall, 64 pairs [%]"]
+    rows = {r[0]: r[1:] for r in table.rows}
+    assert rows["softmax attention"] == ["95 (90–100)"] * 3 + ["0.4 (0–0.8)"]
+    assert rows["exp"] == ["–"] * 4
+    assert figures.failures(study) == ["text, exp, N = 256: RuntimeError: no memory"]
+
+
+def test_equal_time_is_that_of_the_fastest(study):
+    """softmax attention takes twice as long a step: it gets half of its steps."""
+    rows = [r | {"step_ms": 4.0} if r.get("mixer") == "softmax" else r for r in study.rows]
+    found = {r["mixer"]: r for r in figures.equal_time(studies.Study("quality", GPU, rows), 256)}
+    assert {r["seconds"] for r in found.values()} == {0.02}
+    assert found["elu"]["steps"] == 10 and found["elu"]["bits"] == pytest.approx([4, 8 * 0.6])
+    assert found["softmax"]["steps"] == 5
+    assert found["softmax"]["bits"] == pytest.approx([4, 8 * 0.55])
+    assert figures.equal_time(study, 512) == []
+    line = [(10, 1.0, 8.0), (20, 2.0, 4.0)]
+    assert figures._between(1.25, line, 2) == 7.0 and figures._between(3.0, line, 2) == 4.0
+
+
+def test_nothing_measured_is_said(study):
+    empty = studies.Study("quality", GPU, study.rows[:1])
+    for draw in (figures.by_pairs, figures.by_state, figures.learning, figures.step_times):
+        assert draw([empty]).columns == ["nothing was measured"]
+
+
+def test_capacity():
+    found = {16: {"identity": {4: 1.0, 8: 0.5}, "relu": {4: 0.5, 8: 0.25}}}
+    figure = figures.capacity(found, {16: 6.0}, 112)
+    figure.plotly()
+    assert "identity 50 %; relu 25 %" in figure.alt and "limit is 6 pairs" in figure.alt
+    assert [t["y"] for t in figure.data] == [[100, 50], [50, 25], [0, 100]]
+
+
+def test_the_question_is_drawn_with_an_arrow_for_each_answer():
+    drawing = figures.question()
+    root = ElementTree.fromstring(drawing.svg)
+    assert root.get("aria-label") == drawing.alt
+    words = re.findall(r">([^<>]+)</text>", drawing.svg)
+    assert words.count("?") == 3 and drawing.svg.count(" C") == 3
+
+
+def test_a_curve_without_spread_has_no_bars():
+    figure = diagrams.curves(
+        {"a": [diagrams.Curve("a", [1, 2], [3, 4], "book")]}, x="x", y="y", alts=["alt"]
+    )
+    assert "error_y" not in figure.data[0]
