@@ -76,7 +76,7 @@ studies: $(READY)  ## on a GPU: measure what the chapters need beside that, into
 	@$(RUN) -m bench study
 
 record-quality: $(READY)  ## on a GPU: train the models of chapter 11, into results/studies
-	@$(RUN) -m bench study quality
+	@$(RUN) -m bench study quality quality-lengths
 
 readme: $(READY)  ## redraw the README's figure and table from results/
 	@$(RUN) -m bench readme

@@ -8,6 +8,7 @@ import torch
 from bench import hardware, quality, studies
 from bench.quality import HYBRID, MIXERS, Mixer, Models, Plan, Training
 from bench.studies import quality as study
+from bench.studies import quality_lengths
 from kernels import ops
 
 ALL = [*MIXERS, HYBRID]
@@ -341,3 +342,23 @@ def test_the_full_sweep_has_every_mixer_at_every_task():
     assert all(len(g.plan.seeds) == 3 for g in full)
     assert len({(g.name, g.length, g.mixer, g.heads) for g in full}) == len(full)
     assert {g.mixer for g in study.groups(quick=True)} < set(ALL)
+
+
+def test_the_second_half_trains_as_the_first_does(monkeypatch):
+    full = quality_lengths.groups(quick=False)
+    first = [g.about for g in study.groups(False)]
+    assert {g.length for g in full if g.name == "recall"} == set(quality_lengths.LENGTHS)
+    assert not [g for g in full if g.about in first]
+    assert {g.plan.batch * g.length for g in full if g.length >= 256} == {2**14}
+    assert all(len(g.plan.seeds) == 3 for g in full)
+    asked = []
+    monkeypatch.setattr(study, "trained", lambda group: asked.append(group) or _row(group))
+    said = []
+    rows = quality_lengths.measure(True, said.append)
+    quick = quality_lengths.groups(True)
+    assert [g.about for g in asked] == [g.about for g in quick] and len(said) == len(rows)
+
+
+def _row(group):
+    fact = {"status": "ok", "accuracy": 1.0, "rate": 0.1, "step_ms": 1.0}
+    return [{"what": "trained", **group.about, **fact}]

@@ -1,0 +1,46 @@
+"""More of quality: recall in shorter and longer texts, a long text to learn, and a low rate.
+
+Rows as those of the study `quality`, of which this is the second half:
+
+- group `recall`: as there, in 128, 512 and 1024 tokens.
+- group `text`: as there, in 8192 tokens, where softmax attention takes most of the time.
+- group `low rate`: recall in 256 tokens at a learning rate at which softmax attention learns.
+"""
+
+import time
+
+from .. import quality
+from ..quality import HYBRID, Plan
+from .quality import LIMIT_S, QUICK_LIMIT_S, RATES, Group, train_all
+
+ABOUT = "quality by length: recall in 128 to 1024 tokens, a long text, a low rate (two minutes)"
+
+MIXERS = ("softmax", "elu", "learned φ")
+LENGTHS = {128: 64, 512: 32, 1024: 16}  # tokens, and how many sequences there are in a step
+LONG_TEXT = 8192  # tokens
+LOW_RATE = 3e-3
+
+
+def groups(quick: bool) -> list[Group]:
+    """What is trained, the most important first."""
+
+    def recall(batch, rate=RATES[0]):
+        return Plan(300 if quick else 1400, batch, rates=(rate,), exam=32)
+
+    text = Plan(100 if quick else 500, 2, rates=RATES[1:], anneal=False, exam=8)
+    lengths = {512: LENGTHS[512]} if quick else LENGTHS
+    return [
+        *(Group("text", quality.text_task, LONG_TEXT, m, text) for m in ("softmax", "elu", HYBRID)),
+        *(Group("low rate", quality.recall_task, 256, m, recall(64, LOW_RATE)) for m in MIXERS[:2]),
+        *(
+            Group("recall", quality.recall_task, N, m, recall(batch))
+            for N, batch in lengths.items()
+            for m in MIXERS
+        ),
+    ]
+
+
+def measure(quick: bool, say) -> list[dict]:
+    """All rows."""
+    over = time.monotonic() + (QUICK_LIMIT_S if quick else LIMIT_S)
+    return train_all(groups(quick), over, say)
