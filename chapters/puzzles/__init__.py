@@ -520,7 +520,56 @@ def causal_sum(q, k, v, log_decay):
     return ((q @ k.mT) * torch.exp(-between.abs()).tril()) @ v
 
 
+def last_is_large(states):
+    """states [ranks, SIZE] of which the last is so large that nothing can be subtracted from it."""
+    states = states.clone()
+    states[-1] *= 1e5
+    return states
+
+
+def sums_before(states):
+    """What came before each of [ranks, SIZE]."""
+    states = last_is_large(states)
+    return torch.stack([states[:i].sum(0) for i in range(len(states))])
+
+
+CUTS = (0.5, 0.6, 0.6)  # of a sequence on four ranks, of which the third has nothing
+
+
+def launch_own_piece(own_piece, q, k, v):
+    """The rows of all ranks, one after the other; each asks for the states of the others."""
+    N = q.shape[1]
+    ends = [0, *(int(N * cut) for cut in CUTS), N]
+    pieces = [[x[None, :, a:b] for x in (q, k, v)] for a, b in zip(ends, ends[1:], strict=False)]
+    states = [linear_attention(*p, causal=True, return_state=True)[1] for p in pieces]
+
+    def gather(rank):
+        return lambda mine: [mine if i == rank else state for i, state in enumerate(states)]
+
+    outs = [own_piece(*piece, rank, gather(rank)) for rank, piece in enumerate(pieces)]
+    return torch.cat(outs, 2)[0]
+
+
 PUZZLES = {
+    "doubling": Puzzle(
+        launch=lambda before, states: before(last_is_large(states)),
+        truth=sums_before,
+        cases=(((1, 4),), ((2, 3),), ((5, 8),), ((8, 2),), ((13, 5),)),
+        result="sums",
+        entry="before",
+        fenced=False,
+    ),
+    "own_piece": Puzzle(
+        launch=launch_own_piece,
+        truth=lambda q, k, v: generated(q, k, v)[:, : q.shape[1]],
+        cases=(
+            ((1, 20, 16), (1, 20, 16), (1, 20, 16)),
+            ((2, 33, 8), (2, 33, 8), (2, 33, 5)),
+        ),
+        result="o",
+        entry="own_piece",
+        fenced=False,
+    ),
     "forget": Puzzle(
         launch=launch_forget,
         truth=forget,

@@ -1,0 +1,1 @@
+"""One sequence over several ranks, as a program that torchrun starts."""
