@@ -10,8 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from . import contenders, hardware, results, studies
 from .errors import BenchError
 from .roofline import FORWARD, WORKS
@@ -254,9 +252,6 @@ def _study(options) -> int:
     failed = []
     for name in options.name or known:
         _say(f"{name}: {studies.about(name)}")
-        if not options.name and torch.cuda.device_count() < studies.gpus(name) > 1:
-            _say(f"{name} is left out: it needs {studies.gpus(name)} GPUs")
-            continue
         try:
             found = studies.run(name, options.quick, hardware.command_line(), _say)
             _say(f"wrote {studies.write(found, options.out)}")

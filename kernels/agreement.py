@@ -28,11 +28,12 @@ class Agreement:
     def __init__(self, group, timeout: float):
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         self.entered = 0  # calls so far, which have to be the same ones on every rank
-        self.hosts = group
+        self.group = weakref.ref(group)  # whose entry in `_agreements` this is
+        self.between_hosts = None
         if backends(group).get("cpu") != "gloo" and self.ranks > 1:
             members = dist.get_process_group_ranks(group)
             try:
-                self.hosts = dist.new_group(
+                self.between_hosts = dist.new_group(
                     members, timedelta(seconds=timeout), "gloo", use_local_synchronization=True
                 )
             except RuntimeError as error:
@@ -46,7 +47,7 @@ class Agreement:
         # of the operation and not of `wait`, which would leave it to a rank that comes too late
         options.timeout = timedelta(seconds=timeout)
         try:
-            self.hosts.allgather([everyone], [mine], options).wait()
+            (self.between_hosts or self.group()).allgather([everyone], [mine], options).wait()
         except RuntimeError as error:
             raise self.lost(what, timeout) from error
         return [bytes(row.tolist()).rstrip() for row in everyone]
@@ -114,6 +115,7 @@ class Entry:
                 pass  # this rank has an error of its own to raise
         return False
 
+    # [agree:begin]
     def agree(self, terms: dict) -> None:
         """Raises RuntimeError unless all ranks come here with the same terms, name -> value."""
         if not self.open:
@@ -123,6 +125,7 @@ class Entry:
         headers = self.agreement.gather(header, self.what, self.timeout)
         if any(other != header for other in headers):
             raise RuntimeError(differences([json.loads(h) for h in headers]))
+        # [agree:end]
 
 
 def differences(headers: list[dict]) -> str:

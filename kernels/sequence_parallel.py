@@ -86,6 +86,7 @@ def sequence_parallel_attention(
         TypeError, ValueError: on a rank whose arguments are wrong, as `linear_attention` does.
         RuntimeError: on the other ranks then, and on all where ranks disagree, where one has ended
             or where one does not make the same call in time; before any state is exchanged.
+            A rank that is lost in the exchange itself is noticed by the group's own timeout.
     """
     link = Link.of(group, timeout, check)
     ranks = link.ranks
@@ -369,6 +370,7 @@ class _Attention(torch.autograd.Function):
         options, link, pieces, keep = plan
         is_causal, rank = options.causal, link.ranks.rank
         o = q.new_empty((*q.shape[:3], v.shape[3]))
+        # [exchange:begin]
         states, arrivals = [], []
         for of_q, of_k in pieces:
             first = None if initial is None else initial[of_k].contiguous()
@@ -393,6 +395,7 @@ class _Attention(torch.autograd.Function):
                 if q.shape[2]:
                     replayed(_output, (q[of_q], everyone, o[of_q]), options[1:])
                 totals.append(everyone)
+        # [exchange:end]
         total = _join(totals, q.shape[0]) if keep else None
         ctx.save_for_backward(q, k, v, *(states + befores if is_causal else totals))
         ctx.plan, ctx.has_initial = plan, initial is not None

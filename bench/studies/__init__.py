@@ -10,8 +10,6 @@ None, with the unit in the column's name (`read_GBps`, `latency_ns`, `median_ms`
 ends within 20 seconds, which a chapter that is executed on a GPU waits for; in full, within 60
 as a rule. Some take longer in full, and say so; pages show those as recorded.
 
-A study that needs more than one GPU says how many in `GPUS`.
-
 The name of a study is that of its module, with `-` for `_`.
 """
 
@@ -24,8 +22,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal
-
-import torch
 
 from .. import hardware, results
 from ..errors import BenchError
@@ -107,21 +103,14 @@ def about(name: str) -> str:
     return _module(name).ABOUT
 
 
-def gpus(name: str) -> int:
-    """How many GPUs a study needs."""
-    return getattr(_module(name), "GPUS", 1)
-
-
 def run(name: str, quick: bool = False, command: str = "", say: Callable = print) -> Study:
     """Measure a study on this machine's GPU.
 
-    Raises BenchError when there is no such study, no GPU or too few.
+    Raises BenchError when there is no such study or no GPU.
     """
     module = _module(name)
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    if torch.cuda.device_count() < gpus(name) > 1:
-        raise BenchError(f"The study {name!r} needs {gpus(name)} GPUs, and PyTorch sees fewer.")
     rows = module.measure(quick, say)
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
 

@@ -6,12 +6,13 @@ ranks, also on several machines. Rows, by `what`:
 - `machine`: how many GPUs, which, and how they are joined.
 - `exchange`: a collective operation alone, of `bytes` from each rank: those of the states of the
   heads here, and more of them. `agreement` is the header that the hosts exchange.
-- `gate`: a sequence in uneven pieces against float64 on one GPU, forward and backward.
+- `gate`: a sequence in uneven pieces against float64, forward and backward.
 - `call`: a sequence of N tokens on so many `ranks`. `way` is "one-gpu" (`linear_attention`),
   "both" (`sequence_parallel_attention` as it comes), "no-overlap" or "no-check" (without that).
   `device_ms` is the largest of the ranks' times between two events, taken after a barrier of the
   GPUs and with the hosts ahead; `eager_ms` the time of a call in a row of calls.
-- `piece`: the same call on a group of one rank, which has nobody to exchange anything with.
+- `piece`: the same call on a group of one rank, which has nobody to exchange anything with. On a
+  machine with one GPU this is all there is to measure, and it takes fewer lengths.
 
 `sent_bytes` is what a rank sends in the call: its states, forward and backward.
 """
@@ -35,7 +36,6 @@ from .. import gate, hardware
 from ..errors import BenchError
 from ..runner import one_line
 
-GPUS = 2  # that it needs at least
 ABOUT = "one sequence on one GPU and on several: time, what is exchanged, and the exchange alone"
 
 H, D = 8, 64
@@ -47,7 +47,7 @@ SENT = tuple(4 * H * SIZE * 8**i for i in range(4))  # bytes of each rank in an 
 GATED = 2**16  # tokens
 PIECES = (0.31, 0.5, 0.19)  # of a rank, in turn, and then made to add up
 WAYS = {"both": {}, "no-overlap": {"overlap": False}, "no-check": {"check": False}}
-LIMIT_S = 140.0
+LIMIT_S, ALONE_LIMIT_S = 140.0, 30.0  # with several GPUs, and with one
 QUICK_LIMIT_S = 20.0
 SAMPLES, QUICK_SAMPLES = 15, 5
 IN_A_ROW = 10  # calls, of which the time of one is taken
@@ -62,7 +62,11 @@ def measure(quick: bool, say) -> list[dict]:
         if rows is None:
             raise SystemExit(0)  # rank 0 has all rows
         return rows
-    return spawned(torch.cuda.device_count(), quick, "cuda")
+    ranks = torch.cuda.device_count()
+    if ranks == 1:  # this process can be the one rank
+        with tempfile.TemporaryDirectory() as folder:
+            return work(0, 1, folder, quick, "cuda", say)
+    return spawned(ranks, quick, "cuda")
 
 
 def spawned(ranks: int, quick: bool, device: str, entry=None) -> list[dict]:
@@ -129,7 +133,8 @@ class Ranks:
     def __init__(self, rank, world, device, quick):
         self.rank, self.world, self.device, self.quick = rank, world, device, quick
         self.on_gpu = device.type == "cuda"
-        self.deadline = time.monotonic() + (QUICK_LIMIT_S if quick else LIMIT_S)
+        limit = QUICK_LIMIT_S if quick else LIMIT_S if world > 1 else ALONE_LIMIT_S
+        self.deadline = time.monotonic() + limit
         self.hosts = dist.new_group(list(range(world)), backend="gloo")
         # ranks 0 to n - 1, for every power of two n and for all
         counts = sorted({*(2**i for i in range(world.bit_length()) if 2**i <= world), world})
@@ -260,7 +265,7 @@ class Ranks:
     def gates(self):
         """Each order against float64, in uneven pieces of one sequence."""
         self.passed = {}
-        for n in list(self.groups)[1:]:
+        for n in self.groups:
             for causal in (False, True):
                 verdict = self._verdict(causal, n)
                 self.passed[causal, n] = verdict["status"] == "ok"
@@ -313,7 +318,8 @@ class Ranks:
 
     def calls(self):
         """Every length on one GPU and on more of them, both orders, forward and with backward."""
-        for N in QUICK_LENGTHS if self.quick else LENGTHS:
+        lengths = LENGTHS if self.world > 1 else COMPARED
+        for N in QUICK_LENGTHS if self.quick else lengths:
             for n in self.groups:
                 if self.rank < n:
                     generator = torch.Generator(self.device).manual_seed(self.rank)
@@ -358,7 +364,7 @@ class Ranks:
                 fact["what"] = "piece"
             if not fits.get(backward):
                 fact |= {"status": "oom", "reason": "the tensors do not fit into one GPU's memory"}
-            elif n > 1 and not self.passed[causal, n]:
+            elif way != "one-gpu" and not self.passed[causal, n]:
                 fact |= {"status": "wrong", "reason": "the gate refused it"}
             elif self.over:
                 fact |= {"status": "skipped", "reason": "the time of this study was over"}

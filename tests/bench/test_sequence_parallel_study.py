@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bench import hardware, studies
-from bench.errors import BenchError
 from bench.studies import sequence_parallel as study
 from kernels import ops
 
@@ -17,7 +16,7 @@ def shrink():
     study.COMPARED = (64,)
     study.SENT = (1024,)
     study.SAMPLES = study.QUICK_SAMPLES = study.IN_A_ROW = 1
-    study.LIMIT_S = study.QUICK_LIMIT_S = 600.0
+    study.LIMIT_S = study.ALONE_LIMIT_S = study.QUICK_LIMIT_S = 600.0
     torch.set_num_threads(1)
     ops._kernels_run = lambda x: False  # the interpreter would take minutes
 
@@ -92,8 +91,8 @@ def test_a_wrong_result_is_not_timed_and_a_rank_that_dies_leaves_what_there_is()
     assert rows[-1]["what"] == "ranks" and rows[-1]["status"] == "failed"
 
 
-def test_it_needs_two_gpus(monkeypatch):
-    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BenchError, match="'sequence-parallel' needs 2 GPUs"):
-        studies.run("sequence-parallel")
+def test_one_gpu_has_pieces_only():
+    rows = study.spawned(1, False, "cpu", small)
+    assert {r["status"] for r in rows} == {"ok"}, rows
+    assert {r["what"] for r in rows} == {"machine", "gate", "call", "piece"}
+    assert {r["N"] for r in rows if r["what"] == "piece"} == {64}
