@@ -63,9 +63,10 @@ def weight_maps(tokens: list[str], maps: dict, *, switches: dict[str, list], sou
     layout = {
         "height": 400,
         "template": TEMPLATE,
-        "margin": {"l": 72, "r": 12, "t": 8, "b": 64},
+        "margin": {"l": 84, "r": 12, "t": 8, "b": 64},
         "xaxis": axis | {"title": {"text": "key"}, "fixedrange": True},
-        "yaxis": axis | {"title": {"text": "query"}, "autorange": "reversed", "fixedrange": True},
+        "yaxis": axis
+        | {"title": {"text": "query", "standoff": 16}, "autorange": "reversed", "fixedrange": True},
     }
     selects = [Switch(name, list(options)) for name, options in switches.items()]
     return Figure(data, layout, alts, selects, {}, source)
