@@ -64,7 +64,7 @@ def linear_attention(
             [H], one for each head (RetNet, LION-D), or [B, H, N], one for each token too (simple
             GLA, Mamba-2, LION-S). On the way to token t the state is multiplied by exp(g_t):
             S_t = exp(g_t) S_{t-1} + φ(k_t) v_tᵀ, and z as well, the initial state included.
-            Bidirectional: key j counts exp(-|G_t - G_j|) for query t, with G the running sum of
+            Bidirectional: key j counts ``exp(-|G_t - G_j|)`` for query t, with G the running sum of
             g; then `initial_state` and `return_state` are refused. Below -100 counts as -100,
             which forgets everything. Above 0 is refused on a CPU; on a GPU, where to look would
             mean to wait, it counts as 0.
