@@ -103,14 +103,18 @@ MIXERS = {
     "selective decay": Mixer("elu", "selective"),
 }
 HYBRID = "hybrid"  # elu, and softmax attention in the last layer
+SOFTMAX_FIRST = "softmax first"  # the other way round
 
 
 def stack(name: str, layers: int) -> list[Mixer]:
     """The mixers of all layers of a model."""
     if name == HYBRID:
         return [MIXERS["elu"]] * (layers - 1) + [MIXERS["softmax"]]
+    if name == SOFTMAX_FIRST:
+        return stack(HYBRID, layers)[::-1]
     if name not in MIXERS:
-        raise ValueError(f"mixer is {name!r}; allowed are {', '.join([*MIXERS, HYBRID])}")
+        known = ", ".join([*MIXERS, HYBRID, SOFTMAX_FIRST])
+        raise ValueError(f"mixer is {name!r}; allowed are {known}")
     return [MIXERS[name]] * layers
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from . import diagrams, style, tables
 from .diagrams import PALETTE, Axis, Curve, Drawing, Sketch
 from .figures import Figure, by_gpu
-from .quality import HEADS, HYBRID, MIXERS
+from .quality import HEADS, HYBRID, MIXERS, SOFTMAX_FIRST
 from .studies import Study
 from .studies.quality import unpacked
 
@@ -20,12 +20,13 @@ NAMES = {
     "learned φ": "learned φ",
     "decay": "elu + 1, decay",
     "selective decay": "elu + 1, selective decay",
-    HYBRID: "elu + 1, one softmax layer",
+    HYBRID: "elu + 1, then softmax",
+    SOFTMAX_FIRST: "softmax, then elu + 1",
 }
 LOOKS = {
     "softmax": "sdpa-flash", "elu": "book", "relu": "eager", "exp": "sdpa-cudnn",
     "softmax φ": "a", "identity": "b", "Taylor": "c", "learned φ": "sdpa-cudnn",
-    "decay": "eager", "selective decay": "a", HYBRID: "d",
+    "decay": "eager", "selective decay": "a", HYBRID: "d", SOFTMAX_FIRST: "sdpa-cudnn",
 }  # fmt: skip
 FAMILIES = {
     "feature maps": ("softmax", "elu", "relu", "exp", "softmax φ", "identity"),

@@ -4,21 +4,22 @@ Rows as those of the study `quality`, of which this is the second half:
 
 - group `recall`: as there, in 128, 512 and 1024 tokens.
 - group `text`: as there, in 8192 tokens, where softmax attention takes most of the time.
-- group `low rate`: recall in 256 tokens at a learning rate at which softmax attention learns.
+- group `low rate`: recall in 256 tokens at a lower learning rate.
+- group `order`: softmax attention in the first of two layers instead of the second.
 """
 
 import time
 
 from .. import quality
-from ..quality import HYBRID, Plan
+from ..quality import HYBRID, SOFTMAX_FIRST, Plan
 from .quality import LIMIT_S, QUICK_LIMIT_S, RATES, Group, train_all
 
-ABOUT = "quality by length: recall in 128 to 1024 tokens, a long text, a low rate (two minutes)"
+ABOUT = "quality by length, order of layers and rate: the second half of `quality` (two minutes)"
 
 MIXERS = ("softmax", "elu", "learned φ")
 LENGTHS = {128: 64, 512: 32, 1024: 16}  # tokens, and how many sequences there are in a step
 LONG_TEXT = 8192  # tokens
-LOW_RATE = 3e-3
+LOW_RATE = 4e-3
 
 
 def groups(quick: bool) -> list[Group]:
@@ -31,7 +32,12 @@ def groups(quick: bool) -> list[Group]:
     lengths = {512: LENGTHS[512]} if quick else LENGTHS
     return [
         *(Group("text", quality.text_task, LONG_TEXT, m, text) for m in ("softmax", "elu", HYBRID)),
-        *(Group("low rate", quality.recall_task, 256, m, recall(64, LOW_RATE)) for m in MIXERS[:2]),
+        *(
+            Group("low rate", quality.recall_task, 256, m, recall(64, LOW_RATE))
+            for m in ("softmax", "elu", HYBRID)
+        ),
+        Group("order", quality.recall_task, 256, SOFTMAX_FIRST, recall(64)),
+        Group("order", quality.copy_task, 256, SOFTMAX_FIRST, recall(64)),
         *(
             Group("recall", quality.recall_task, N, m, recall(batch))
             for N, batch in lengths.items()

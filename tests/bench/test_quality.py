@@ -11,7 +11,7 @@ from bench.studies import quality as study
 from bench.studies import quality_lengths
 from kernels import ops
 
-ALL = [*MIXERS, HYBRID]
+ALL = [*MIXERS, HYBRID]  # compared
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,13 @@ def test_no_two_mixers_are_the_same():
     for i, a in enumerate(found):
         for b in found[:i]:
             assert not torch.allclose(a, b, atol=1e-3)
+
+
+def test_the_order_of_layers_can_be_turned():
+    one, other = (quality.stack(name, 3) for name in (HYBRID, quality.SOFTMAX_FIRST))
+    assert one == other[::-1] and [m.phi for m in one] == ["elu", "elu", quality.SOFTMAX]
+    sizes = {small(name, seeds=(0,)).parameters_each for name in (HYBRID, quality.SOFTMAX_FIRST)}
+    assert len(sizes) == 1
 
 
 def test_state_numbers():

@@ -96,7 +96,7 @@ def test_overlaps_are_of_each_layer_before_and_after(study):
     table = figures.overlaps(studies.Study("quality", GPU, study.rows + rows))
     assert table.rows == [
         ["elu + 1", "1.5", "2", "2.5", "3"],
-        ["elu + 1, one softmax layer", "1.5", "2", "–", "–"],
+        ["elu + 1, then softmax", "1.5", "2", "–", "–"],
     ]
 
 
