@@ -222,6 +222,9 @@ def _run(options) -> int:
     partial.unlink(missing_ok=True)
     good = sum(m.ok for m in record.measurements)
     _say(f"{out}: {good} of {len(record.measurements)} verified and timed.")
+    shaky = sum(bool(m.unsteady) for m in record.measurements)
+    if shaky:
+        _say(f"{shaky} unsteady: a comparison with those is void.")
     if options.json:
         print(record.to_json(), end="")
     return 0 if good else 1

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -159,8 +160,6 @@ def run_as(monkeypatch, tmp_path, record, *more, interrupt=False, out="gpu.json"
     from bench import isolated
 
     def run(*plans, partial, say, before, **_):
-        from dataclasses import replace
-
         say("[1/1] working" if before is None else f"goes on from {len(before.measurements)}")
         results.write(replace(record, complete=False), partial)
         if interrupt:
@@ -179,8 +178,12 @@ def test_run_writes_the_record_of_this_gpu(record, tmp_path, monkeypatch, capsys
     assert run_as(monkeypatch, tmp_path, record, out="") == 0
     assert [p.name for p in tmp_path.iterdir()] == ["made-up-gpu-1.json"]
     told = capsys.readouterr()
-    assert "88 of 96 verified and timed" in told.err
+    assert "88 of 96 verified and timed" in told.err and "unsteady" not in told.err
     assert told.out == ""
+    at = next(i for i, m in enumerate(record.measurements) if m.ok)
+    record.measurements[at] = replace(record.measurements[at], unsteady=True)
+    assert run_as(monkeypatch, tmp_path, record) == 0
+    assert "1 unsteady: a comparison with those is void" in capsys.readouterr().err
 
 
 def test_interrupted_run_keeps_what_it_has_and_the_old_record(
