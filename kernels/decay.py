@@ -35,16 +35,17 @@ from .launch import launch
 from .reference import FORGOTTEN
 
 LEAST = tl.constexpr(FORGOTTEN)
+MILD = tl.constexpr(-60.0)  # log2 of what is left after a chunk, from which on exp2(-G) is safe
 LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(LOG2E x), and exp2 is one instruction
 UNIT = tl.constexpr(128)  # rows of a part, a multiple of this whatever the tile: all kernels agree
 
 
 @triton.jit
 def part_of(start, end, part, parts):
-    """The rows of one part of a run, counted from the first row of the run."""
+    """The rows from start to end that are one of `parts`, in whole units."""
     share = tl.cdiv(tl.cdiv(end - start, parts), UNIT) * UNIT
-    first = tl.minimum(part * share, end - start)
-    return first, tl.minimum(first + share, end - start)
+    first = tl.minimum(start + part * share, end)
+    return first, tl.minimum(first + share, end)
 
 
 # [run-rows:begin]
@@ -75,35 +76,49 @@ def load_decay(decay, stride, n, last, start, end, REVERSE: tl.constexpr):
     return tl.maximum(g, LEAST, propagate_nan=tl.PropagateNan.ALL)
 
 
+@triton.jit
+def scaled(x, factor, OPERAND: tl.constexpr):
+    """An operand times float32 factors that broadcast to it; bfloat16 two at a time."""
+    if OPERAND == tl.bfloat16:
+        factor = tl.broadcast_to(factor.to(tl.bfloat16), x.shape)
+        return tl.inline_asm_elementwise(
+            "mul.rn.bf16x2 $0, $1, $2;", "=r,r,r", [x, factor],
+            dtype=tl.bfloat16, is_pure=False, pack=2,
+        )  # fmt: skip
+    else:
+        return x * factor
+
+
 # [decay-state-kernel:begin]
 @triton.jit
 def decay_state_kernel(
     k,  # [B, H, N, D]; if BACKWARD q
     v,  # [B, H, N, DV]; if BACKWARD do
     decay,  # [B, H // GROUP, N] float32
-    states,  # [parts + 1, S * H, D * DV + D] float32, `count` of them written
-    totals,  # [parts, S * H] float32, written unless BACKWARD: log decay of a whole part
+    states,  # [parts * cuts + 1, S * H, D * DV + D] float32, `count` of them written
+    totals,  # [parts * cuts, S * H] float32, written unless BACKWARD: log decay of a whole cut
     weight,  # [B, H, N] float32: multiplies φ(k); if BACKWARD and NORMALIZE
     z_weight,  # [B, H, N] float32: multiplies it once more in z; if BACKWARD and NORMALIZE
     cu_seqlens,  # [S + 1] int32; only if PACKED
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_gb, stride_gh, stride_gn,
-    stride_states, N, H, heads, parts, first_part, count, scale,
+    stride_states, N, H, heads, parts, cuts, first_cut, count, scale,
     D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, BACKWARD: tl.constexpr,
     REVERSE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What one part of a run leaves in S and z; BACKWARD: what it asks of the state before it."""
+    """What one cut of a part of a run leaves in S and z; BACKWARD: asks of the state before it."""
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
-    part = first_part + tl.program_id(0) // TILES % count
+    index = first_cut + tl.program_id(0) // TILES % count
     head = tl.program_id(0) // TILES // count
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, index // cuts, parts)
+    first, last = part_of(first, last, index % cuts, cuts)
 
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -114,6 +129,7 @@ def decay_state_kernel(
 
     s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
     z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
+    ones = tl.full([BLOCK_N, 1], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     total = 0.0
     chunks = tl.cdiv(last - first, BLOCK_N)
     for i in range(0, chunks):
@@ -129,31 +145,29 @@ def decay_state_kernel(
         g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
         log_g = tl.cumsum(g, axis=0)
         left = tl.sum(g, axis=0)  # log decay of the chunk
-        fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND).to(tl.float32)
+        fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND)
+        z *= tl.exp(left)
         if BACKWARD:
             row = (batch * H + h) * N + rows
             factor = tl.exp(log_g)
             factor *= tl.load(weight + row, n < last, 0.0) if NORMALIZE else scale
-        else:
-            factor = tl.exp(tl.minimum(left - log_g, 0.0))
-        fk = (fk * factor[None, :]).to(OPERAND)
-        s = tl.dot(fk, b_v.to(OPERAND), s * tl.exp(left), input_precision=PRECISION)
-        z *= tl.exp(left)
-        if BACKWARD:
+            fk = (fk.to(tl.float32) * factor[None, :]).to(OPERAND)
             if NORMALIZE:
                 w_z = tl.load(z_weight + row, n < last, 0.0)  # [BLOCK_N]
-                z += tl.sum(fk.to(tl.float32) * w_z[None, :], axis=1)[:, None]
+                z = tl.dot(fk, w_z[:, None].to(OPERAND), z, input_precision=PRECISION)
         else:
-            z += tl.sum(fk.to(tl.float32), axis=1)[:, None]
+            fk = scaled(fk, tl.exp(tl.minimum(left - log_g, 0.0))[None, :], OPERAND)
+            z = tl.dot(fk, ones, z, input_precision=PRECISION)
+        s = tl.dot(fk, b_v.to(OPERAND), s * tl.exp(left), input_precision=PRECISION)
         total += left
 
-    to = part if BACKWARD else part + 1
+    to = index if BACKWARD else index + 1
     states += to.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(states + offs_d[:, None] * DV + offs_dv[None, :], s, keep_s)
     tl.store(states + D * DV + offs_d, tl.sum(z, axis=1), (offs_d < D) & (tile == 0))
     if not BACKWARD:
-        tl.store(totals + part * heads + head, total, tile == 0)
+        tl.store(totals + index * heads + head, total, tile == 0)
     # [decay-state-kernel:end]
 
 
@@ -206,7 +220,7 @@ def decay_sums_kernel(
     head = tl.program_id(0) // parts
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, part, parts)
     decay += batch * stride_gb + h.to(tl.int64) * stride_gh
     sums += (batch * H + h) * N + start
     offs = tl.arange(0, CHUNKS)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -239,9 +253,12 @@ def decay_output_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, HALF: tl.constexpr, SAVE: tl.constexpr,
     PACKED: tl.constexpr, FULL: tl.constexpr,
-    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    FAST: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o for one part of a run, chunk by chunk, transposed as in `causal_output_kernel`.
+
+    FAST takes the parts in which every chunk is mild, and pulls the factors apart: φ(q) exp(G) and
+    φ(k) exp(-G) need no mask but the triangle. The others take the differences, entry by entry.
 
     HALF 0: causal. In both directions, HALF 1 is the run from first to last, whose sums HALF 2,
     the run from last to first without the diagonal, adds to its own.
@@ -253,7 +270,7 @@ def decay_output_kernel(
     head = tl.program_id(0) // TILES // parts
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, part, parts)
 
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -263,6 +280,13 @@ def decay_output_kernel(
     k += batch * stride_kb + hk * stride_kh
     v += batch * stride_vb + hk * stride_vh
     sums += (batch * (H // GROUP) + hk) * N + start
+    least = 0.0  # log2 of what the strongest chunk leaves
+    for c in range(first, last, BLOCK_N * BLOCK_N):
+        ends = tl.minimum(c + (offs_n + 1) * BLOCK_N, last) - 1
+        least = tl.minimum(least, tl.min(tl.load(sums + ends), axis=0))
+    mine = (least >= MILD) if FAST else not (least >= MILD)
+    if not mine:
+        last = first
     offset = (head // GROUP).to(tl.int64) * (D * DV + D)
     states += part.to(tl.int64) * stride_states + offset
 
@@ -297,20 +321,30 @@ def decay_output_kernel(
         b_vt = load_tile(
             v + offs_dv[:, None] * stride_vd + rows[None, :] * stride_vn, keep_vt, FULL
         ).to(OPERAND)
-        fqt = tl.trans(phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND))
+        fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
+        if FAST:
+            fq = scaled(fq, tl.exp2(log_g)[:, None], OPERAND)
+            fk = scaled(fk, tl.exp2(-log_g)[:, None], OPERAND)
+        fqt = tl.trans(fq)
 
         # [decay-chunk:begin]
-        weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
-        between = tl.where(seen, log_g[None, :] - log_g[:, None], float("-inf"))
-        weights = (weights * tl.exp2(between)).to(OPERAND)
+        if FAST:
+            weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
+            weights = tl.where(seen, weights, 0.0).to(OPERAND)
+        else:
+            weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
+            between = tl.where(seen, log_g[None, :] - log_g[:, None], float("-inf"))
+            weights = (weights * tl.exp2(between)).to(OPERAND)
         b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
-        b_ot *= tl.exp2(log_g)[None, :]
+        if not FAST:
+            b_ot *= tl.exp2(log_g)[None, :]
         b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
         # [decay-chunk:end]
         if NORMALIZE:
             d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
-            d *= tl.exp2(log_g)[None, :]
+            if not FAST:
+                d *= tl.exp2(log_g)[None, :]
             d = tl.dot(ones, weights, d, input_precision=PRECISION)
             d = tl.sum(d, axis=0)  # [BLOCK_N]
         row = (batch * H + h) * N + rows
@@ -332,14 +366,18 @@ def decay_output_kernel(
             else:
                 b_ot *= scale
             store_tile(o + offs_ot, b_ot, keep_vt, FULL)
-        kept = tl.exp2(tl.minimum(left - log_g, 0.0))  # [BLOCK_N]: of each key, at the chunk's end
-        b_vt = (b_vt.to(tl.float32) * kept[None, :]).to(OPERAND)
-        st = tl.dot(b_vt, fk, st * tl.exp2(left), input_precision=PRECISION)
-        z *= tl.exp2(left)
-        z = tl.dot(kept[None, :].to(OPERAND), fk, z, input_precision=PRECISION)
+        if FAST:
+            st = tl.dot(b_vt, fk, st, input_precision=PRECISION) * tl.exp2(left)
+            z = tl.dot(ones, fk, z, input_precision=PRECISION) * tl.exp2(left)
+        else:
+            kept = tl.exp2(tl.minimum(left - log_g, 0.0))  # [BLOCK_N]: of a key, after the chunk
+            b_vt = (b_vt.to(tl.float32) * kept[None, :]).to(OPERAND)
+            st = tl.dot(b_vt, fk, st * tl.exp2(left), input_precision=PRECISION)
+            z *= tl.exp2(left)
+            z = tl.dot(kept[None, :].to(OPERAND), fk, z, input_precision=PRECISION)
 
     if HALF == 0:
-        once = (part == parts - 1) & (h % GROUP == 0)
+        once = (part == parts - 1) & (h % GROUP == 0) & mine
         total += offset
         tl.store(total + offs_dv[:, None] + offs_d[None, :] * DV, st, keep_st & once)
         tl.store(total + D * DV + offs_d, tl.sum(z, axis=0), (offs_d < D) & once & (tile == 0))
@@ -386,15 +424,21 @@ class Run:
     def states(self, initial, whole=False):
         """The state before each part [parts + 1, S, Hk, SIZE], and log decays of parts.
 
-        With `whole` also the state after the last part, which takes one more sum.
+        With `whole` also the state after the last part, which takes one more sum. Without it,
+        parts may be cut once more, so that every multiprocessor has as much as it can hold.
         """
         S, Hk, size = self.sequences, self.k.shape[1], self.k.shape[-1] * (self.v.shape[-1] + 1)
-        states = self.q.new_empty((self.parts + 1, S, Hk, size), dtype=torch.float32)
-        totals = self.q.new_empty((self.parts, S, Hk), dtype=torch.float32)
-        count = self.parts if whole else self.parts - 1
-        self._sum(self.k, self.v, states, totals, None, None, 1.0, 1, 0, count)
+        cuts = 1
+        if not whole and self.parts > 1:
+            tile, tiles = self.tile("decay_state_kernel")
+            rows = self.k.shape[0] * self.k.shape[2] // (S * self.parts)
+            cuts = configs.cuts(tile, self.k.device, S * Hk * tiles * (self.parts - 1), rows)
+        states = self.q.new_empty((self.parts * cuts + 1, S, Hk, size), dtype=torch.float32)
+        totals = self.q.new_empty((self.parts * cuts, S, Hk), dtype=torch.float32)
+        count = self.parts if whole else (self.parts - 1) * cuts
+        self._sum(self.k, self.v, states, totals, None, None, 1.0, 1, 0, count, cuts)
         self._combine(states, totals, initial, 1, count, False)
-        return states, totals
+        return states[::cuts], totals
 
     def gradients(self, do, inverse, r, dstate, totals, scale, whole):
         """The gradient of the state after each part [parts + 1, S, H, SIZE], by query head.
@@ -409,7 +453,7 @@ class Run:
         self._combine(states, totals, dstate, self.group, count, True)
         return states
 
-    def _sum(self, k, v, states, totals, weight, z_weight, scale, group, first, count):
+    def _sum(self, k, v, states, totals, weight, z_weight, scale, group, first, count, cuts=1):
         if count == 0:
             return
         tile, tiles = self.tile("decay_state_kernel")
@@ -419,18 +463,18 @@ class Run:
             (k, v, self.decay, states, totals, weight, z_weight, self.cu_seqlens),
             (*k.stride(), *v.stride(), *self.decay.stride()),
             stride_states=states.stride(0), N=k.shape[2], H=k.shape[1], heads=heads,
-            parts=self.parts, first_part=first, count=count, scale=scale, GROUP=group,
+            parts=self.parts, cuts=cuts, first_cut=first, count=count, scale=scale, GROUP=group,
             NORMALIZE=self.normalize, BACKWARD=totals is None, REVERSE=self.half == 2,
             **self.constants(tile),
         )  # fmt: skip
 
     def _combine(self, states, totals, edge, group, count, backward):
-        _, S, heads, size = states.shape
+        slots, S, heads, size = states.shape
         BLOCK = 256
         launch(
             decay_combine_kernel, S * heads * configs.cdiv(size, BLOCK),
             (states, totals, edge),
-            stride_states=states.stride(0), parts=self.parts, count=count, heads=S * heads,
+            stride_states=states.stride(0), parts=slots - 1, count=count, heads=S * heads,
             SIZE=size, BLOCK=BLOCK, GROUP=group, HAS_INITIAL=edge is not None, BACKWARD=backward,
             num_warps=2,
         )  # fmt: skip
@@ -477,12 +521,13 @@ def forward(
         tile, tiles = run.tile("decay_output_kernel")
         sums = run.sums(tile.rows)
         states, _ = run.states(initial)
-        launch(
-            decay_output_kernel, S * H * parts * tiles,
-            (q, k, v, sums, states, o, total, above, below, inverse, cu_seqlens),
-            (*q.stride(), *k.stride(), *v.stride()),
-            stride_states=states.stride(0), N=N, H=H, parts=parts, scale=scale, eps=eps,
-            GROUP=run.group, NORMALIZE=normalize, HALF=half, SAVE=inverse is not None,
-            **run.constants(tile),
-        )  # fmt: skip
+        for fast in (True, False):  # of the two, each takes the parts that are its own
+            launch(
+                decay_output_kernel, S * H * parts * tiles,
+                (q, k, v, sums, states, o, total, above, below, inverse, cu_seqlens),
+                (*q.stride(), *k.stride(), *v.stride()),
+                stride_states=states.stride(0), N=N, H=H, parts=parts, scale=scale, eps=eps,
+                GROUP=run.group, NORMALIZE=normalize, HALF=half, SAVE=inverse is not None,
+                FAST=fast, **run.constants(tile),
+            )  # fmt: skip
     return o, total, inverse

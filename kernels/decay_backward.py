@@ -69,7 +69,7 @@ def decay_backward_query_kernel(
     head = tl.program_id(0) // TILES // parts
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, part, parts)
 
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -187,7 +187,7 @@ def decay_backward_key_kernel(
     head = tl.program_id(0) // TILES // parts
     h = head % H
     start, end, batch = sequence_of(cu_seqlens, head // H, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, part, parts)
 
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -297,7 +297,7 @@ def decay_gradient_kernel(
     heads = H // GROUP
     h = head % heads
     start, end, batch = sequence_of(cu_seqlens, head // heads, N, PACKED)
-    first, last = part_of(start, end, part, parts)
+    first, last = part_of(0, end - start, part, parts)
     offs = tl.arange(0, BLOCK)
     states += (part + 1).to(tl.int64) * stride_states + head.to(tl.int64) * SIZE
     dstates += (part + 1).to(tl.int64) * stride_dstates + head.to(tl.int64) * GROUP * SIZE

