@@ -10,6 +10,7 @@ LABELS = {
     "plain": "this book, no decay",
     "fixed": "this book, one for each head",
     "selective": "this book, one for each token",
+    "strong": "the same, strong decays",
     "ready": "this book, one for each token, φ outside",
     "simple-gla": "fla simple GLA, φ outside",
 }
@@ -17,6 +18,7 @@ LOOKS = {
     "plain": "book",
     "fixed": "eager",
     "selective": "sdpa-flash",
+    "strong": "eager",
     "ready": "tiled",
     "simple-gla": "sdpa-cudnn",
 }

@@ -4,7 +4,8 @@ Rows, by `part`:
 
 - `time`: a way at a shape, for `work` forward or forward+backward; `floor_ms` is a copy of the
   ideal bytes of linear attention. Ways of this book: `plain`, without decay; `fixed`, one decay for
-  each head; `selective`, one for each token too; `ready`, selective without φ and normalizer, which
+  each head; `selective`, one for each token too; `strong`, the same with chunks that lose nearly
+  everything, for which there is another kernel; `ready`, selective without φ and normalizer, which
   is the function of `simple-gla`, fla's chunk_simple_gla. Both of these are given φ(q) and φ(k).
 - `length`: the same, causal and forward, by N.
 - `accuracy`: relative errors of outputs and gradients in the dtype of the GPU by the horizon of all
@@ -47,7 +48,7 @@ ELU = FEATURE_MAPS["elu"]
 class Way:
     """One way to compute attention with decay: what it is given, and what it computes."""
 
-    decay: str | None  # "fixed", "selective" or None
+    decay: str | None  # "fixed", "selective", "strong" or None
     function: Function = LINEAR
     causal: tuple = (True, False)
     theirs: bool = False  # fla's, which keeps the heads beside the features
@@ -57,6 +58,7 @@ WAYS = {
     "plain": Way(None),
     "fixed": Way("fixed"),
     "selective": Way("selective"),
+    "strong": Way("strong"),
     "ready": Way("selective", READY, (True,)),
     "simple-gla": Way("selective", READY, (True,), theirs=True),
 }
@@ -116,6 +118,7 @@ class Inputs:
             None: None,
             "fixed": retnet(watch.heads, watch.device),
             "selective": random_decays(*size[:3], **draw),
+            "strong": 40 * random_decays(*size[:3], **draw),
         }
         self.ready = None  # φ(q) and φ(k), when asked for
         self.truths = {}
@@ -294,7 +297,7 @@ def lengths(watch: Watch, B: int):
             yield {"part": "length", "B": B, "N": tokens, **left_out()}
             continue
         yield from raced(
-            watch, "length", B, True, [n for n in WAYS if n != "ready"],
+            watch, "length", B, True, [n for n in WAYS if n not in ("ready", "strong")],
             tokens=tokens, gradients=False,
         )  # fmt: skip
 
