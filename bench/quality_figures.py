@@ -329,15 +329,6 @@ def overlaps(study: Study, length: int = LENGTH) -> tables.Table:
     return tables.Table(["mixer", *columns], body, caption, words=("mixer",))
 
 
-def failures(study: Study) -> list[str]:
-    """What could not be trained, and why."""
-    return [
-        f"{r['group']}, {NAMES[r['mixer']]}, N = {r['length']}: {r['reason']}"
-        for r in study.rows
-        if r.get("status") == "failed" and "group" in r
-    ]
-
-
 def _figure(study: Study, panels, alts, x: Axis, y: Axis, switch: str) -> Figure | tables.Table:
     if not panels:
         return tables.Table(["nothing was measured"], [], study.line)

@@ -550,6 +550,36 @@ def launch_own_piece(own_piece, q, k, v):
     return torch.cat(outs, 2)[0]
 
 
+def of_length_one(k):
+    """Keys [H, N, D] of length 1, of which the second half repeats the first."""
+    half = k[:, : k.shape[1] // 2]
+    k = torch.cat([half, half, k[:, 2 * half.shape[1] :]], 1)
+    return k / k.norm(dim=-1, keepdim=True)
+
+
+def replaced(q, k, v):
+    """The delta rule without a loop: what each token adds, u, solves a triangular system."""
+    k = of_length_one(k)
+    before = (k @ k.mT).tril(-1)  # [H, N, N]
+    one = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    u = torch.linalg.solve_triangular(one + before, v, upper=False, unitriangular=True)
+    return (q @ k.mT).tril() @ u
+
+
+def launch_second_order(features, q, k):
+    """φ(q)·φ(k), of features that are no more than they have to be."""
+    fq, fk = features(q), features(k)
+    D = q.shape[-1]
+    if fq.shape[-1] != 1 + D + D * (D + 1) // 2:
+        raise ValueError(f"{fq.shape[-1]} features of {D} are not 1 + D + D (D + 1) / 2")
+    return fq @ fk.mT
+
+
+def second_order(q, k):
+    s = q @ k.mT / q.shape[-1] ** 0.5
+    return 1 + s + s * s / 2
+
+
 PUZZLES = {
     "doubling": Puzzle(
         launch=lambda before, states: before(last_is_large(states)),
@@ -608,6 +638,26 @@ PUZZLES = {
         ),
         result="o",
         entry="both_directions",
+        fenced=False,
+    ),
+    "delta_rule": Puzzle(
+        launch=lambda replace, q, k, v: replace(q, of_length_one(k), v),
+        truth=replaced,
+        cases=(
+            ((1, 6, 8), (1, 6, 8), (1, 6, 8)),
+            ((2, 9, 16), (2, 9, 16), (2, 9, 5)),
+            ((1, 20, 4), (1, 20, 4), (1, 20, 4)),
+        ),
+        result="o",
+        entry="replace",
+        fenced=False,
+    ),
+    "second_order": Puzzle(
+        launch=launch_second_order,
+        truth=second_order,
+        cases=(((5, 8), (7, 8)), ((3, 1), (3, 1)), ((20, 16), (4, 16))),
+        result="weights",
+        entry="features",
         fenced=False,
     ),
     "generate": Puzzle(

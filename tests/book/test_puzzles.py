@@ -179,6 +179,16 @@ WRONG = [
     ("both_directions", "    o = o - own * v\n", "", "should be"),
     ("both_directions", "o - own * v", "o - own / 2 * v", "should be"),
     ("both_directions", "(*flipped, back).flip(1)", "(*flipped, back)", "should be"),
+    ("delta_rule", "        vt = vt - old\n", "", "should be"),
+    ("delta_rule", "vt - old", "vt + old", "should be"),
+    ("delta_rule", "vt - old", "vt - 0.5 * old", "should be"),
+    ("delta_rule", "vt - old", "-old", "should be"),
+    ("delta_rule", "S = S + torch", "S = torch", "should be"),
+    ("second_order", "0.5**0.5, 1.0", "0.5, 1.0", "should be"),
+    ("second_order", "0.5**0.5, 1.0", "1.0, 0.5**0.5", "should be"),
+    ("second_order", "0.5**0.5, 1.0", "0.5**0.5, 0.5**0.5", "should be"),
+    ("second_order", "D**0.25", "D**0.5", "should be"),
+    ("second_order", "return torch.cat([", "return torch.cat([x, ", "does not run"),
     ("two_maps", "tl.trans(elu), b_v, b_elu", "tl.trans(elu), b_v, b_relu", "should be"),
 ]
 # right, but dearer than allowed: what stands there instead

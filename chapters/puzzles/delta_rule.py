@@ -1,0 +1,23 @@
+"""Puzzle: a state that replaces what a key had, instead of adding to it."""
+
+# What is computed here is for the lines that you write.
+# ruff: noqa: F841
+import torch
+
+
+# [puzzle:begin]
+def replace(
+    q,  # [H, N, D]
+    k,  # [H, N, D], of length 1
+    v,  # [H, N, Dv]
+):
+    S = q.new_zeros(q.shape[0], q.shape[2], v.shape[2])  # [H, D, Dv]
+    out = []
+    for t in range(q.shape[1]):
+        qt, kt, vt = q[:, t], k[:, t], v[:, t]
+        old = torch.einsum("hd,hdv->hv", kt, S)  # what the key finds so far
+        # Your line: what has to be added, so that the key finds vt?
+        S = S + torch.einsum("hd,hv->hdv", kt, vt)
+        out.append(torch.einsum("hd,hdv->hv", qt, S))
+    return torch.stack(out, 1)  # [H, N, Dv]
+    # [puzzle:end]
