@@ -3,9 +3,14 @@
 They use the format and the look of `bench.figures` and `bench.diagrams`.
 """
 
-from . import diagrams, scaling, style, tables
+import torch
+
+from . import diagrams, scaling, studies, style, tables
+from .claims import claim
 from .diagrams import PALETTE, Axis, Curve, Drawing, Sketch
+from .errors import BenchError
 from .figures import Figure, by_gpu
+from .results import Record
 from .studies import Study
 
 ORDERS = [(c, w) for c in (False, True) for w in ("forward", "forward+backward")]
@@ -56,6 +61,8 @@ def bytes_sent(ranks: list[int], lengths: list[int]) -> Figure:
     for n in ranks:
         drawn = []
         for way, (label, look) in SENT.items():
+            if way == "heads" and n > 8:  # there are no more ranks than heads
+                continue
             sent = [scaling.sent_bytes(N, n, way) / 2**20 for N in lengths]
             drawn.append(Curve(label, lengths, sent, look))
         panels[f"{n} ranks"] = drawn
@@ -70,6 +77,17 @@ def bytes_sent(ranks: list[int], lengths: list[int]) -> Figure:
         log=True,
         source="Computed, for 8 heads of 64: states in four bytes an element, all else in two.",
     )
+
+
+def measured(directory=None) -> Study | None:
+    """The study on several GPUs: measured here if there are some, else as recorded, or None."""
+    if torch.cuda.device_count() > 1:
+        try:
+            return studies.study("sequence-parallel", directory)
+        except BenchError:
+            return None
+    found = studies.recorded("sequence-parallel", directory)
+    return next((s for s in found if s.select(what="call", ranks=2, status="ok")), None)
 
 
 def times(shown: list[Study]) -> Figure | tables.Table:
@@ -152,13 +170,82 @@ def _speedups(study: Study, ranks: int) -> Figure | tables.Table:
     )  # fmt: skip
 
 
-def on_paper(shown: list[Study], lengths: list[int]) -> Figure | tables.Table:
-    """Times faster by the number of GPUs, causal and forward, computed; a switch: the length."""
-    return by_gpu(shown, lambda study: _on_paper(study, lengths))
+def findings(study: Study | None) -> list:
+    """What a page shows of the study on several GPUs: figures, claims, and an exchange alone."""
+    if study is None:
+        return ["No machine with several GPUs has been measured yet."]
+    shown = studies.beside(study)
+    rows = study.select(what="exchange", ranks=2, status="ok")
+    cells = [
+        [r["op"], style.number(r["bytes"] / 1024), style.number(r.get("device_us")),
+         style.number(r["host_us"])]
+        for r in rows
+    ]  # fmt: skip
+    head = ["", "each rank sends [KiB]", "device [µs]", "in a row [µs]"]
+    caption = f"An exchange of two ranks alone; {study.line}."
+    return [
+        times(shown), speedups(shown), _claim_strong(study), _claim_weak(study),
+        _claim_model(study), tables.Table(head, cells, caption),
+    ]  # fmt: skip
 
 
-def _on_paper(study: Study, lengths: list[int]) -> Figure | tables.Table:
-    model = scaling.of(study, True, "forward")
+def _claim_strong(study: Study):
+    found = {k: x for k, x in strong(study).items() if k[2] == 2**22 and k[3] == "both"}
+    return claim(
+        "Two GPUs are at least 1.8 times as fast at 4M tokens, in both orders, forward and with "
+        "backward",
+        min(found.values()) >= 1.8 if len(found) == len(ORDERS) else None,
+        "; ".join(f"{name(*k[:2])} {style.number(x)}" for k, x in found.items()) or "not measured",
+        study,
+    )
+
+
+def _claim_weak(study: Study):
+    found = [x for (_, _, N), x in weak(study).items() if N >= 2**21]
+    return claim(
+        "From 2M tokens a GPU on, a second piece costs less than 5 percent",
+        max(found) < 1.05 if found else None,
+        f"at most {style.number(max(found))} times the time of one piece"
+        if found
+        else "not measured",
+        study,
+    )
+
+
+def _claim_model(study: Study):
+    found = []
+    for causal, work in ORDERS:
+        model = scaling.of(study, causal, work)
+        rows = study.select(
+            what="call", ranks=2, way="both", status="ok", causal=causal, work=work
+        )  # fmt: skip
+        found += [
+            r["device_ms"] / model.time_ms(r["N"], 2, "rounds")
+            for r in rows
+            if model and r["N"] >= 2**20
+        ]
+    return claim(
+        "On two GPUs the model is right within 15 percent from 1M tokens on",
+        max(abs(x - 1) for x in found) < 0.15 if found else None,
+        f"measured / predicted from {style.number(min(found))} to {style.number(max(found))}"
+        if found
+        else "not measured",
+        study,
+    )
+
+
+def on_paper(
+    records: list[Record], lengths: list[int], exchange_ms: float
+) -> Figure | tables.Table:
+    """Times faster by the number of GPUs, causal and forward; switches choose GPU and length.
+
+    Computed from the times of one GPU and an exchange that is assumed to take `exchange_ms`.
+    """
+    return by_gpu(records, lambda record: _on_paper(record, lengths, exchange_ms))
+
+
+def _on_paper(record: Record, lengths: list[int], exchange_ms: float) -> Figure:
+    model = scaling.on_paper(record, True, "forward", exchange_ms)
     panels, alts = {}, []
     for N in lengths if model else ():
         drawn = [Curve("as many times as GPUs", RANKS, [float(n) for n in RANKS], "floor", False)]
@@ -178,5 +265,8 @@ def _on_paper(study: Study, lengths: list[int]) -> Figure | tables.Table:
         y=Axis("times faster than one GPU", True, {10.0**e: str(10**e) for e in range(4)}),
         alts=alts,
         switch="Length",
-        source=style.sentence(f"computed from constants {study.line}"),
+        source=style.sentence(
+            f"computed from times of one GPU {record.line}, and an exchange of two ranks that is "
+            f"assumed to take {style.number(1e3 * exchange_ms)} µs"
+        ),
     )

@@ -4,15 +4,15 @@ The time of N tokens on R ranks is that of a piece on one GPU, and of the exchan
 
     T(N, R) = a + b N / R + E · X(R)
 
-a and b are fitted to pieces that were timed alone, E is 1 for the forward and 2 for both passes,
-and X(R) follows from x, the measured exchange of two ranks:
+a and b are fitted to times of one GPU, E is 1 for the forward and 2 for both passes, and X(R) is
+so many times x, the exchange of two ranks, which is measured or assumed:
 
 - "in a row": R - 1 such exchanges, one after another, as a ring passes the states of all around;
 - "rounds": log2(R) of them, as a scan does in which the distance doubles from round to round.
 
-An all-reduce takes twice as many rounds as a scan: the sum has to come back.
+An all-reduce of R > 2 ranks takes more rounds than a scan, 2 log2(R) - 1: the sum has to come back.
 
-That holds while all GPUs are joined as the measured ones are. Between machines x is larger.
+That holds while all GPUs are joined in the same way. Between machines x is larger.
 """
 
 import math
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .results import Record
 from .studies import Study
 
+SHORTEST = 4096  # tokens to which times are fitted
 WAYS = {"in a row": lambda ranks: ranks - 1, "rounds": lambda ranks: math.ceil(math.log2(ranks))}
 
 
@@ -41,7 +43,9 @@ class Scaling:
 
     def time_ms(self, N: int, ranks: int, way: str) -> float:
         """A sequence of N tokens; `way` is a key of WAYS."""
-        steps = WAYS[way](ranks) * (2 if self.doubled and way == "rounds" else 1)
+        steps = WAYS[way](ranks)
+        if self.doubled and way == "rounds" and ranks > 1:
+            steps = 2 * steps - 1
         return self.piece_ms(N / ranks) + self.exchanges * self.exchange_ms * steps
 
     def speedup(self, N: int, ranks: int, way: str) -> float:
@@ -63,13 +67,29 @@ def of(study: Study, causal: bool, work: str) -> Scaling | None:
     sent = study.select(what="exchange", op=op, ranks=2, status="ok")
     if len(rows) < 3 or not sent:
         return None
-    N, t = (np.array([r[c] for r in rows], dtype=float) for c in ("N", "device_ms"))
+    smallest = min(sent, key=lambda r: r["bytes"])
+    points = [(r["N"], r["device_ms"]) for r in rows]
+    return _fitted(points, smallest["device_us"] / 1e3, causal, work)
+
+
+def on_paper(record: Record, causal: bool, work: str, exchange_ms: float) -> Scaling | None:
+    """From what `linear_attention` takes on one GPU, B = 1, and an exchange that is assumed."""
+    points = times_of_one(record, causal, work)
+    return _fitted(points, exchange_ms, causal, work) if len(points) >= 3 else None
+
+
+def times_of_one(record: Record, causal: bool, work: str) -> list[tuple[int, float]]:
+    """(tokens, ms) of one GPU, where a sequence is longer than one launch takes."""
+    rows = record.select(contender="book", B=1, causal=causal, work=work)
+    return [(m.N, m.median_ms) for m in rows if m.ok and m.N >= SHORTEST]
+
+
+def _fitted(points, exchange_ms, causal, work) -> Scaling:
+    N, t = np.array(points, dtype=float).T
     # least squares of relative errors: the short pieces say as much as the long ones
     (fixed, token), *_ = np.linalg.lstsq(np.stack([1 / t, N / t], 1), np.ones_like(t), rcond=None)
-    smallest = min(sent, key=lambda r: r["bytes"])
     return Scaling(
-        fixed_ms=max(0.0, float(fixed)), token_ms=float(token),
-        exchange_ms=smallest["device_us"] / 1e3,
+        fixed_ms=max(0.0, float(fixed)), token_ms=float(token), exchange_ms=exchange_ms,
         exchanges=2 if "backward" in work else 1, doubled=not causal,
     )  # fmt: skip
 
