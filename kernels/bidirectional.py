@@ -14,6 +14,10 @@ S is small (D × Dv for each head) and stays on the chip during a pass; each pas
 once. The rows of a head are cut into `parts` so that all multiprocessors have work; each part
 leaves its own sum, and `combine_kernel` adds them in a fixed order: two runs agree to the last bit.
 
+What all values have in common cancels in dq and dk, where there is a normalizer: it is taken out
+before anything is rounded. With c a mean of the values, S - z cᵀ stands for S and v - c for v, and
+dz is that of such values; `shift` translates where the gradient of a state comes in or goes out.
+
 A state is stored flat, [..., D·Dv + D] float32: S row by row, then z.
 Values wider than a tile are cut into `tiles`. One program sees the columns of one tile only, and
 what the tiles contribute to dq or dk is summed afterwards.
@@ -238,6 +242,53 @@ def output_kernel(
     # [output-kernel:end]
 
 
+# [mean:begin]
+@triton.jit
+def rounded(x, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """float32 x as a product takes it: of a float32 operand, tf32 leaves off the last 13 bits."""
+    if OPERAND == tl.float32 and PRECISION == "tf32":
+        return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    else:
+        return x.to(OPERAND)
+
+
+@triton.jit
+def mean_of(st, z, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """c [BLOCK_DV] float32, a mean of the values, `rounded`; of Sᵀ [BLOCK_DV, BLOCK_D] and z.
+
+    Sᵀz / z·z is the c that leaves least of S - z cᵀ. It is 0 where z is, where a feature is
+    negative, so that its sum is no sum of weights, and where it is not finite.
+    """
+    z = z[None, :]  # [1, BLOCK_D]
+    top = tl.max(z, axis=1)  # [1]
+    some = (tl.min(z, axis=1) >= 0) & (top > 0)
+    unit = z / tl.where(some, top, 1.0)[:, None]  # whose square neither overflows nor vanishes
+    c = tl.sum(st * unit, axis=1) / (tl.sum(unit * unit, axis=1) * top)  # [BLOCK_DV]
+    c = tl.where(some & (tl.abs(c) < float("inf")), c, 0.0)
+    return rounded(c, OPERAND, PRECISION).to(tl.float32)
+
+
+@triton.jit
+def mean_kernel(
+    state,  # [B * H, D * DV + D] float32
+    mean,  # [B * H, DV] float32, written: c
+    D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """c of some columns of the values of one head."""
+    TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    head = (tl.program_id(0) // TILES).to(tl.int64)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_dv = tl.program_id(0) % TILES * BLOCK_DV + tl.arange(0, BLOCK_DV)
+    state += head * (D * DV + D)
+    keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
+    # [BLOCK_DV, BLOCK_D]
+    st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+    z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
+    tl.store(mean + head * DV + offs_dv, mean_of(st, z, OPERAND, PRECISION), offs_dv < DV)
+    # [mean:end]
+
+
 # [backward-query-kernel:begin]
 @triton.jit
 def backward_query_kernel(
@@ -245,6 +296,7 @@ def backward_query_kernel(
     do,  # [B, H, N, DV]
     state,  # [B, H // GROUP, D * DV + D] float32
     dq,  # [tiles, B, H, N, D] contiguous, written
+    mean,  # [B, H // GROUP, DV] float32: c; only if NORMALIZE
     dstates,  # [parts, B * H, D * DV + tiles * D] float32, written
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -255,12 +307,14 @@ def backward_query_kernel(
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq, and each part's share of dS = Σ φ(q)ᵀ do / d and dz = -Σ φ(q) (do·o) / d.
+    """dq, and each part's share of dS = Σ φ(q)ᵀ do / d and dz = -Σ φ(q) (do·(o - c)) / d.
 
     With a = S do, the derivative of φ(q)·a / d is a / d - (φ(q)·a / d²) z: the second term is the
-    gradient through the denominator. φ(q)·a is do·(o d), so o need not be read.
+    gradient through the denominator. φ(q)·a is do·(o d), so o need not be read. S stands for
+    S - z cᵀ, of which φ(q)·a is do·((o - c) d + eps c).
     """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
+    WIDE: tl.constexpr = BLOCK_D > 64  # registers for dz are then scarce
     tile = tl.program_id(0) % TILES
     part = tl.program_id(0) // TILES % parts
     head = tl.program_id(0) // TILES // parts
@@ -278,11 +332,20 @@ def backward_query_kernel(
 
     keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
     # [BLOCK_DV, BLOCK_D]
-    st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0).to(OPERAND)
+    st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
     z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
     z_column = z[:, None].to(OPERAND)
+    if NORMALIZE:
+        mean += (head // GROUP).to(tl.int64) * DV
+        c = tl.load(mean + offs_dv, offs_dv < DV, 0.0)  # [BLOCK_DV]
+        c_column = c[:, None].to(OPERAND)
+        st -= c[:, None] * z[None, :]
+    st = st.to(OPERAND)
     ds = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
-    dz = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)  # its rows are added up once, at the end
+    if WIDE:
+        dz = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
+    else:  # its rows are added up once, at the end
+        dz = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_q = (rows[:, None] < last) & (offs_d[None, :] < D)
@@ -300,10 +363,15 @@ def backward_query_kernel(
             d = tl.sum(tl.dot(fq_operand, z_column, input_precision=PRECISION), axis=1)  # [BLOCK_N]
             g = 1.0 / (d + eps)
             g = tl.where(rows < last, g, 0.0)  # a row past the end has φ(q)·z = 0
-            r = -tl.sum(fq * a, axis=1) * g * g  # [BLOCK_N]
-            dfq = a * g[:, None] + r[:, None] * z[None, :]
-            dz += fq * r[:, None]
+            c_do = tl.sum(tl.dot(b_do.to(OPERAND), c_column, input_precision=PRECISION), axis=1)
+            r = (eps * c_do - tl.sum(fq * a, axis=1)) * g  # [BLOCK_N]
+            dfq = (a + r[:, None] * z[None, :]) * g[:, None]
             fq_g = fq * g[:, None]
+            if WIDE:
+                fq_gt = tl.trans(fq_g).to(OPERAND)
+                dz = tl.dot(fq_gt, r[:, None].to(OPERAND), dz, input_precision=PRECISION)
+            else:
+                dz += fq_g * r[:, None]
         else:
             dfq = a * scale
             fq_g = fq * scale
@@ -314,7 +382,8 @@ def backward_query_kernel(
     dstates += part.to(tl.int64) * stride_dstates + head.to(tl.int64) * (D * DV + TILES * D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
     tl.store(dstates + offs_d[:, None] * DV + offs_dv[None, :], ds, keep_s)
-    tl.store(dstates + D * DV + tile * D + offs_d, tl.sum(dz, axis=0), offs_d < D)
+    dz = tl.sum(dz, axis=1 if WIDE else 0)  # [BLOCK_D]
+    tl.store(dstates + D * DV + tile * D + offs_d, dz, offs_d < D)
     # [backward-query-kernel:end]
 
 
@@ -323,7 +392,8 @@ def backward_query_kernel(
 def backward_key_kernel(
     k,  # [B, H, N, D]
     v,  # [B, H, N, DV]
-    dstate,  # [B, H, D * DV + D] float32
+    mean,  # [B, H, DV] float32: c; only if NORMALIZE
+    dstate,  # [B, H, D * DV + D] float32: dS, and dz of the values v - c
     dk,  # [tiles, B, H, N, D] contiguous, written
     dv,  # [B, H, N, DV] contiguous, written
     cu_seqlens,  # [B + 1] int32; only if PACKED
@@ -332,10 +402,13 @@ def backward_key_kernel(
     stride_dk, N, H, parts,
     D: tl.constexpr, DV: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    FEATURE_MAP: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
+    FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, PACKED: tl.constexpr, FULL: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dφ(k) = v dSᵀ + dz and dv = φ(k) dS for one part of the rows of one head."""
+    """dφ(k) = (v - c) dSᵀ + dz and dv = φ(k) dS for one part of the rows of one head.
+
+    c dSᵀ is taken out of dz instead, with dS as the product takes it: all of it then cancels.
+    """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
     part = tl.program_id(0) // TILES % parts
@@ -357,8 +430,12 @@ def backward_key_kernel(
     keep_st = (offs_dv[:, None] < DV) & (offs_d[None, :] < D)
     # both ways round, from memory: transposing registers would cost more
     ds = tl.load(dstate + offs_d[:, None] * DV + offs_dv[None, :], keep_s, 0.0).to(OPERAND)
-    dst = tl.load(dstate + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0).to(OPERAND)
+    dst = tl.load(dstate + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
+    dst = rounded(dst, OPERAND, PRECISION)
     dz = tl.load(dstate + D * DV + offs_d, (offs_d < D) & (tile == 0), 0.0)  # [BLOCK_D]
+    if NORMALIZE:
+        c = tl.load(mean + head.to(tl.int64) * DV + offs_dv, offs_dv < DV, 0.0)  # [BLOCK_DV]
+        dz -= tl.sum(dst.to(tl.float32) * c[:, None], axis=0)
     for n in range(first, last, BLOCK_N):
         rows = (n + offs_n).to(tl.int64)
         keep_k = (rows[:, None] < last) & (offs_d[None, :] < D)
@@ -374,6 +451,35 @@ def backward_key_kernel(
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_k, FULL)
         store_tile(dv + rows[:, None] * DV + offs_dv[None, :], b_dv, keep_v, FULL)
     # [backward-key-kernel:end]
+
+
+# [shift-kernel:begin]
+@triton.jit
+def shift_kernel(
+    dstate,  # [B * H, D * DV + D] float32
+    mean,  # [B * H // GROUP, DV] float32: c
+    shifted,  # [B * H, D * DV + D] float32, written
+    sign,
+    D: tl.constexpr, DV: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+):  # fmt: skip
+    """dS as it is, and dz ± dS c: dz of values from which c was taken (+), or to which it was."""
+    head = tl.program_id(0).to(tl.int64)
+    dstate += head * (D * DV + D)
+    shifted += head * (D * DV + D)
+    offs_d = tl.arange(0, BLOCK_D)
+    offs_z = D * DV + offs_d
+    dz = tl.load(dstate + offs_z, offs_d < D, 0.0)  # [BLOCK_D]
+    for first in range(0, DV, BLOCK_DV):
+        offs_dv = first + tl.arange(0, BLOCK_DV)
+        offs_s = offs_d[:, None] * DV + offs_dv[None, :]
+        keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
+        ds = tl.load(dstate + offs_s, keep_s, 0.0)  # [BLOCK_D, BLOCK_DV]
+        c = tl.load(mean + head // GROUP * DV + offs_dv, offs_dv < DV, 0.0)  # [BLOCK_DV]
+        dz += sign * tl.sum(ds * c[None, :], axis=1)
+        tl.store(shifted + offs_s, ds, keep_s)
+    tl.store(shifted + offs_z, dz, offs_d < D)
+    # [shift-kernel:end]
 
 
 def launch_state(k, v, states, tile, feature_map, cu_seqlens, *, weights=None, skip=None, cuts=1):
@@ -420,6 +526,43 @@ def launch_combine(states, initial, total=None, *, reverse=False, missing=1):
         HAS_INITIAL=initial is not None, PREFIX=total is None, REVERSE=reverse,
         num_warps=2,
     )  # fmt: skip
+
+
+def mean_of_values(state, DV, dtype, normalize):
+    """c [S, H, Dv] float32 of state [S, H, D * Dv + D]; None where nothing is to be taken out.
+
+    It is a number that a product of operands of q's dtype takes whole.
+    """
+    if not normalize:
+        return None
+    S, H, SIZE = state.shape
+    D, BLOCK_DV = SIZE // (DV + 1), 16
+    mean = state.new_empty((S, H, DV))
+    launch(
+        mean_kernel, S * H * configs.cdiv(DV, BLOCK_DV), (state, mean),
+        D=D, DV=DV, BLOCK_D=triton.next_power_of_2(D), BLOCK_DV=BLOCK_DV,
+        **configs.OPERANDS[dtype],
+    )  # fmt: skip
+    return mean
+
+
+def shift(dstate, mean, sign):
+    """dstate [S, H, D * Dv + D] with dz + sign · dS c for dz; c is mean [S, Hk, Dv], or None.
+
+    dφ(k) = dS v + dz = dS (v - c) + (dz + dS c): the gradient of the state that sums values from
+    which c was taken has another dz (sign 1: to that one; -1: back).
+    """
+    if mean is None:
+        return dstate
+    S, H, SIZE = dstate.shape
+    DV = mean.shape[2]
+    D = SIZE // (DV + 1)
+    shifted = torch.empty_like(dstate)
+    launch(
+        shift_kernel, S * H, (dstate, mean, shifted), sign=sign,
+        D=D, DV=DV, GROUP=H // mean.shape[1], BLOCK_D=triton.next_power_of_2(D), BLOCK_DV=16,
+    )  # fmt: skip
+    return shifted
 
 
 def forward(q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps, keep=True):
@@ -474,21 +617,28 @@ def launch_output(
     )  # fmt: skip
 
 
-def backward(q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps):
+def backward(
+    q, k, v, initial, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
+):  # fmt: skip
     """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
 
     state is what `forward` returned, do [B, H, N, Dv] has any strides, dstate is the gradient of
-    the returned state or None.
+    the returned state or None. Without an initial state, what stands for its gradient is not one.
     """
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
-    total = query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale, eps)
-    dstate = total if dstate is None else total + dstate
-    key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map)
-    return dq, dk, dv, dstate
+    mean = mean_of_values(state, v.shape[3], q.dtype, normalize)
+    total = query_gradients(q, state, mean, do, dq, cu_seqlens, feature_map, normalize, scale, eps)
+    if dstate is not None:
+        total = total + shift(dstate, mean, 1.0)
+    key_gradients(k, v, mean, total, dk, dv, cu_seqlens, feature_map)
+    return dq, dk, dv, total if initial is None else shift(total, mean, -1.0)
 
 
-def query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale, eps):
-    """Writes dq [B, H, N, D]; returns what these rows add to the state's gradient, shaped as it."""
+def query_gradients(q, state, mean, do, dq, cu_seqlens, feature_map, normalize, scale, eps):
+    """Writes dq [B, H, N, D]; returns what these rows add to the state's gradient, shaped as it.
+
+    mean is that of the values, by `mean_of_values`; dz is that of values less it.
+    """
     _, H, N, D = q.shape
     S, Hk, DV = *state.shape[:2], do.shape[3]
     tile, parts = configs.plan("backward_query_kernel", q, DV, S * H, cu_seqlens)
@@ -497,7 +647,7 @@ def query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale,
     dstates = q.new_empty((parts, S, H, D * DV + tiles * D), dtype=torch.float32)
     launch(
         backward_query_kernel, S * H * parts * tiles,
-        (q, do, state, dq_tiles, dstates, cu_seqlens), (*q.stride(), *do.stride()),
+        (q, do, state, dq_tiles, mean, dstates, cu_seqlens), (*q.stride(), *do.stride()),
         stride_dq=dq_tiles.stride(0), stride_dstates=dstates.stride(0),
         N=N, H=H, parts=parts, scale=scale, eps=eps, GROUP=H // Hk, NORMALIZE=normalize,
         **configs.constants(tile, q, DV, feature_map, cu_seqlens),
@@ -512,8 +662,11 @@ def query_gradients(q, state, do, dq, cu_seqlens, feature_map, normalize, scale,
     return total
 
 
-def key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map):
-    """Writes dk [B, H, N, D] and dv [B, H, N, Dv]; dstate [S, H, D * Dv + D] float32."""
+def key_gradients(k, v, mean, dstate, dk, dv, cu_seqlens, feature_map):
+    """Writes dk [B, H, N, D] and dv [B, H, N, Dv]; dstate [S, H, D * Dv + D] float32.
+
+    mean [S, H, Dv] float32 is what dstate is less of, or None.
+    """
     _, H, N, _ = k.shape
     S, DV = dstate.shape[0], v.shape[3]
     tile, parts = configs.plan("backward_key_kernel", k, DV, S * H, cu_seqlens)
@@ -521,8 +674,8 @@ def key_gradients(k, v, dstate, dk, dv, cu_seqlens, feature_map):
     dk_tiles = tiles_of(dk, tiles)
     launch(
         backward_key_kernel, S * H * parts * tiles,
-        (k, v, dstate, dk_tiles, dv, cu_seqlens), (*k.stride(), *v.stride()),
-        stride_dk=dk_tiles.stride(0), N=N, H=H, parts=parts,
+        (k, v, mean, dstate, dk_tiles, dv, cu_seqlens), (*k.stride(), *v.stride()),
+        stride_dk=dk_tiles.stride(0), N=N, H=H, parts=parts, NORMALIZE=mean is not None,
         **configs.constants(tile, k, DV, feature_map, cu_seqlens),
     )  # fmt: skip
     add_tiles(dk_tiles, dk)

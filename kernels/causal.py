@@ -12,7 +12,8 @@ One program walks the chunks of one part of a head. With more than one part, `st
 sums each part and `combine_kernel` turns the sums into what came before each part.
 
 Backward: the derivative of φ(q_t) needs S_t (walked first to last), that of k_j and v_j needs
-dS_j = Σ_{t ≥ j} φ(q_t)ᵀ do_t / d_t (walked last to first).
+dS_j = Σ_{t ≥ j} φ(q_t)ᵀ do_t / d_t (walked last to first). A mean of all values is taken out, as
+`bidirectional` does.
 
 Source: Katharopoulos et al., Transformers are RNNs, 2020; chunks: Hua et al., Transformer Quality
 in Linear Time, 2022; parts of a sequence: Yang et al., Gated Linear Attention, 2024.
@@ -28,8 +29,10 @@ from .bidirectional import (
     launch_combine,
     launch_state,
     load_tile,
+    mean_of_values,
     rows_of,
     sequence_of,
+    shift,
     store_tile,
     sum_tiles,
     tiles_of,
@@ -136,8 +139,9 @@ def causal_backward_query_kernel(
     do,  # [B, H, N, DV]
     states,  # [parts, B * H // GROUP, D * DV + D] float32: what came before; only if HAS_STATE
     dq,  # [tiles, B, H, N, D] contiguous, written
+    mean,  # [B, H // GROUP, DV] float32: c; only if NORMALIZE
     g,  # [B, H, N] float32, written if NORMALIZE: 1 / d
-    r,  # [tiles, B, H, N] float32, written if NORMALIZE: -do·o
+    r,  # [tiles, B, H, N] float32, written if NORMALIZE: -do·(o - c)
     cu_seqlens,  # [B + 1] int32; only if PACKED
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
@@ -151,7 +155,9 @@ def causal_backward_query_kernel(
 ):  # fmt: skip
     """dφ(q_t) = (S_t do_t + r_t z_t) / d_t with r_t = -do_t·o_t = -φ(q_t)·(S_t do_t) / d_t.
 
-    The state is carried transposed, so that no product needs a transposed accumulator.
+    S_t sums the values less c, a mean of theirs over all rows, and o_t is less c in r_t: this changes
+    nothing but how much there is to round. The state is carried transposed, so that no product
+    needs a transposed accumulator.
     """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
@@ -181,6 +187,11 @@ def causal_backward_query_kernel(
     else:
         st = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
         z = tl.zeros([1, BLOCK_D], dtype=tl.float32)
+    if NORMALIZE:
+        mean += (head // GROUP).to(tl.int64) * DV
+        c = tl.load(mean + offs_dv, offs_dv < DV, 0.0)  # [BLOCK_DV]
+        c_column = c[:, None].to(OPERAND)
+        st -= c[:, None] * z
     seen = offs_n[:, None] >= offs_n[None, :]  # [query, key]
     ones = tl.full([1, BLOCK_N], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     for n in range(first, last, BLOCK_N):
@@ -206,6 +217,10 @@ def causal_backward_query_kernel(
 
         # S_t do_t = S do_t + Σ_{j ≤ t} (do_t·v_j) φ(k_j)
         w = tl.dot(b_do, b_vt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        if NORMALIZE:
+            c_do = tl.sum(tl.dot(b_do, c_column, input_precision=PRECISION), axis=1)  # [BLOCK_N]
+            w -= c_do[:, None]
+            b_vt -= c_column
         w = tl.where(seen, w, 0.0).to(OPERAND)
         dfq = tl.dot(b_do, st.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
         dfq = tl.dot(w, fk, dfq, input_precision=PRECISION)
@@ -213,7 +228,7 @@ def causal_backward_query_kernel(
             # z_t of each row: a sum over keys as a matrix product
             zt = tl.dot(seen.to(OPERAND), fk, input_precision=PRECISION) + z
             b_g = 1.0 / (tl.sum(fq.to(tl.float32) * zt, axis=1) + eps)  # [BLOCK_N]
-            b_r = -tl.sum(fq.to(tl.float32) * dfq, axis=1) * b_g
+            b_r = (eps * c_do - tl.sum(fq.to(tl.float32) * dfq, axis=1)) * b_g
             dfq = (dfq + b_r[:, None] * zt) * b_g[:, None]
             tl.store(g + row, b_g, (rows < last) & (tile == 0))
             tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
@@ -234,9 +249,10 @@ def causal_backward_key_kernel(
     v,  # [B, H // GROUP, N, DV]
     do,  # [B, H, N, DV]
     g,  # [B, H, N] float32: 1 / d; only if NORMALIZE
-    r,  # [B, H, N] float32: -do·o; only if NORMALIZE
+    r,  # [B, H, N] float32: -do·(o - c); only if NORMALIZE
+    mean,  # [B, H // GROUP, DV] float32: c; only if NORMALIZE
     dstates,  # [parts, B * H, D * DV + D] float32: dS and dz of what comes after; if HAS_STATE
-    dtotal,  # [B * H, D * DV + D] float32: gradient of the initial state, written if FINAL
+    dtotal,  # [B * H, D * DV + D] float32: dS and dz of all, written if FINAL
     dk,  # [tiles, B, H, N, D] contiguous, written
     dv,  # [B, H, N, DV] contiguous, written
     cu_seqlens,  # [B + 1] int32; only if PACKED
@@ -253,8 +269,9 @@ def causal_backward_key_kernel(
 ):  # fmt: skip
     """dφ(k_j) = dS_j v_j + dz_j and dv_j = dS_jᵀ φ(k_j), from the last chunk to the first.
 
-    Indexed by t (queries) and j (keys) inside a chunk. dS is carried transposed and dv is computed
-    transposed, so that no product needs a transposed accumulator.
+    Values are less c, and dz and r are those of such values. Indexed by t (queries) and j (keys)
+    inside a chunk. dS is carried transposed and dv is computed transposed, so that no product needs
+    a transposed accumulator.
     """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
@@ -286,6 +303,9 @@ def causal_backward_key_kernel(
     else:
         dst = tl.zeros([BLOCK_DV, BLOCK_D], dtype=tl.float32)
         dz = tl.zeros([1, BLOCK_D], dtype=tl.float32)
+    if NORMALIZE:
+        mean += (head // GROUP).to(tl.int64) * DV
+        c_row = tl.load(mean + offs_dv, offs_dv < DV, 0.0)[None, :].to(OPERAND)  # [1, BLOCK_DV]
     chunks = tl.cdiv(last - first, BLOCK_N)
     for i in range(0, chunks):
         rows = (first + (chunks - 1 - i) * BLOCK_N + offs_n).to(tl.int64)
@@ -298,7 +318,9 @@ def causal_backward_key_kernel(
         # [BLOCK_N, BLOCK_D]
         b_k = load_tile(k + rows[:, None] * stride_kn + offs_d[None, :] * stride_kd, keep_q, FULL)
         # [BLOCK_N, BLOCK_DV]
-        b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
+        b_v = load_tile(
+            v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL
+        ).to(OPERAND)
         # [BLOCK_DV, BLOCK_N]
         b_dot = load_tile(
             do + offs_dv[:, None] * stride_od + rows[None, :] * stride_on, keep_vt, FULL
@@ -311,15 +333,16 @@ def causal_backward_key_kernel(
             b_g = tl.load(g + row, rows < last, 0.0)  # [BLOCK_N]
             b_r = tl.load(r + row, (rows < last) & once, 0.0)  # [BLOCK_N]
             fq = (fq.to(tl.float32) * b_g[:, None]).to(OPERAND)
+            b_v -= c_row
         else:
             fq = (fq.to(tl.float32) * scale).to(OPERAND)
 
         # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j + r_t) φ(q_t) / d_t + dS v_j + dz
-        w = tl.dot(b_v.to(OPERAND), b_dot, input_precision=PRECISION)  # [j, t]
+        w = tl.dot(b_v, b_dot, input_precision=PRECISION)  # [j, t]
         if NORMALIZE:
             w += b_r[None, :]
         w = tl.where(offs_n[:, None] <= offs_n[None, :], w, 0.0)
-        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz
+        dfk = tl.dot(b_v, dst.to(OPERAND), input_precision=PRECISION) + dz
         dfk = tl.dot(w.to(OPERAND), fq, dfk, input_precision=PRECISION)
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
@@ -431,11 +454,11 @@ def _kept_before(kept, N, parts):
 
 
 def backward(
-    q, k, v, initial, kept, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
+    q, k, v, initial, state, kept, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
 ):  # fmt: skip
     """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
 
-    kept is what `forward` returned, do [B, H, N, Dv] has any strides, dstate
+    state and kept are what `forward` returned, do [B, H, N, Dv] has any strides, dstate
     [S, Hk, D * Dv + D] is the gradient of the returned state or None.
     """
     B, H, N, _ = q.shape
@@ -447,21 +470,23 @@ def backward(
     states = _kept_before(kept, N, parts)
     if states is None:
         states = _states_before(k, v, initial, tile, parts, feature_map, cu_seqlens)
+    mean = mean_of_values(state, DV, q.dtype, normalize)
     g, r = query_gradients(
-        q, k, v, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+        q, k, v, mean, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
     )
 
     tile, parts = configs.plan("causal_backward_key_kernel", q, DV, S * H, cu_seqlens)
-    dstate = spread(dstate, H)
+    if dstate is not None:
+        dstate = spread(shift(dstate, mean, 1.0), H)
     dstates = _states_before(q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r))
     dtotal = q.new_empty((S, H, k.shape[3] * (DV + 1)), dtype=torch.float32)
     key_gradients(
-        q, k, v, do, g, r, dstates, dk, dv, dtotal if initial is not None else None,
+        q, k, v, mean, do, g, r, dstates, dk, dv, dtotal if initial is not None else None,
         cu_seqlens, tile, parts, feature_map, normalize, scale,
     )  # fmt: skip
     if H > Hk:
         dtotal = dtotal.unflatten(1, (Hk, H // Hk)).sum(2)
-    return dq, dk, dv, dtotal
+    return dq, dk, dv, dtotal if initial is None else shift(dtotal, mean, -1.0)
 
 
 def spread(dstate, H):
@@ -475,9 +500,11 @@ def spread(dstate, H):
 
 
 def query_gradients(
-    q, k, v, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
+    q, k, v, mean, do, states, dq, cu_seqlens, tile, parts, feature_map, normalize, scale, eps
 ):  # fmt: skip
-    """Writes dq [B, H, N, D]; returns 1 / d and -do·o of each row, [B, H, N] float32.
+    """Writes dq [B, H, N, D]; returns 1 / d and -do·(o - c) of each row, [B, H, N] float32.
+
+    mean [S, Hk, Dv] float32, c, is one of the values, by `mean_of_values`.
 
     states [parts, S, Hk, D * Dv + D] float32, any strides but the last, is what came before each
     part, None where nothing did.
@@ -491,7 +518,7 @@ def query_gradients(
     r = q.new_empty((tiles, B, H, N), dtype=torch.float32)
     launch(
         causal_backward_query_kernel, S * H * parts * tiles,
-        (q, k, v, do, states, dq_tiles, g, r, cu_seqlens),
+        (q, k, v, do, states, dq_tiles, mean, g, r, cu_seqlens),
         (*q.stride(), *k.stride(), *v.stride(), *do.stride()),
         stride_states=0 if states is None else states.stride(0),
         stride_head=0 if states is None else states.stride(2),
@@ -508,13 +535,14 @@ def query_gradients(
 
 
 def key_gradients(
-    q, k, v, do, g, r, dstates, dk, dv, dtotal, cu_seqlens,
+    q, k, v, mean, do, g, r, dstates, dk, dv, dtotal, cu_seqlens,
     tile, parts, feature_map, normalize, scale,
 ):  # fmt: skip
     """Writes dk [B, Hk, N, D], dv [B, Hk, N, Dv] and, unless it is None, dtotal.
 
     dstates [parts, S, H, D * Dv + D] float32 is what comes after each part, None where nothing
-    does; dtotal [S, H, D * Dv + D] float32 is the gradient of the initial state.
+    does; dtotal [S, H, D * Dv + D] float32 is the gradient of what came first. In both dz is that
+    of values less c, the mean [S, Hk, Dv].
     """
     B, H, N, _ = q.shape
     Hk, DV = v.shape[1], v.shape[3]
@@ -529,7 +557,7 @@ def key_gradients(
     dk_tiles = tiles_of(dk_heads, tiles)
     launch(
         causal_backward_key_kernel, S * H * parts * tiles,
-        (q, k, v, do, g, r, dstates, dtotal, dk_tiles, dv_heads, cu_seqlens),
+        (q, k, v, do, g, r, mean, dstates, dtotal, dk_tiles, dv_heads, cu_seqlens),
         (*q.stride(), *k.stride(), *v.stride(), *do.stride()),
         stride_states=0 if dstates is None else dstates.stride(0), stride_dk=dk_tiles.stride(0),
         N=N, H=H, parts=parts, scale=scale, GROUP=GROUP, NORMALIZE=normalize,

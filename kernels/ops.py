@@ -76,6 +76,10 @@ def linear_attention(
         q, k, v, decay and the initial state, also from the returned state; second derivatives
         raise RuntimeError. Two runs agree bit for bit.
 
+        With `normalize`, gradients are computed from the values less their mean over a sequence:
+        what they have in common cancels, and is not rounded first. So the gradients of a causal
+        query depend on later keys and values in their last bits.
+
         Causal outputs do not depend on what comes later, to the last bit, as long as later values
         are finite: a NaN or infinity in v also spoils the rows before it in the same chunk of up
         to 128 tokens, since 0 · NaN is NaN. In q and k it spoils none.
@@ -379,12 +383,13 @@ def _run_backward(
             )  # fmt: skip
         if is_causal:
             return *causal.backward(
-                q, k, v, initial, kept, do, dstate,
+                q, k, v, initial, state, kept, do, dstate,
                 cu_seqlens, feature_map, normalize, scale, eps,
             ), None  # fmt: skip
         return *bidirectional.backward(
-            q, k, v, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
-        ), None
+            q, k, v, initial, state, do, dstate,
+            cu_seqlens, feature_map, normalize, scale, eps,
+        ), None  # fmt: skip
 
 
 @torch.library.custom_op("triton_linear_attention::forward", mutates_args=())

@@ -303,19 +303,25 @@ def _causal_output(q, k, v, states, before, o, *options):
     return (None,)
 
 
-def _query_gradients(q, total, do, dq, *options):
-    return bidirectional.query_gradients(q, total, do, dq, None, *options)
+def _query_gradients(q, total, do, dq, feature_map, normalize, scale, eps):
+    mean = bidirectional.mean_of_values(total, do.shape[3], q.dtype, normalize)
+    options = feature_map, normalize, scale, eps
+    return bidirectional.query_gradients(q, total, mean, do, dq, None, *options)
 
 
-def _key_gradients(k, v, dtotal, dk, dv, feature_map):
-    bidirectional.key_gradients(k, v, dtotal, dk, dv, None, feature_map)
-    return (None,)
+def _key_gradients(k, v, total, dtotal, dk, dv, feature_map, normalize):
+    """Every rank makes the same mean of the same total: it need not be sent."""
+    mean = bidirectional.mean_of_values(total, v.shape[3], v.dtype, normalize)
+    if k.shape[2]:
+        bidirectional.key_gradients(k, v, mean, dtotal, dk, dv, None, feature_map)
+    return (bidirectional.shift(dtotal, mean, -1.0),)
 
 
 def _causal_query_gradients(q, k, v, do, states, before, dq, *options):
-    """dq, 1 / d and -do·o, and of this rank's queries Σ φ(q)ᵀ do / d: their sum, and by parts.
+    """dq, 1 / d and -do·(o - c), and of this rank's queries Σ φ(q)ᵀ do / d: by parts, and their sum.
 
-    states is what came before each part of the output pass, before what came before the piece.
+    states is what came before each part of the output pass, before what came before the piece. c is
+    a mean of the values that this rank has seen, and is taken out of the values of its parts alone.
     """
     B, H, _, D = q.shape
     Hk, DV = v.shape[1], v.shape[3]
@@ -325,7 +331,8 @@ def _causal_query_gradients(q, k, v, do, states, before, dq, *options):
         first = states[:: states.shape[0] // parts]
     else:
         first = causal._states_before(k, v, before, tile, parts, options[0], None)
-    g, r = causal.query_gradients(q, k, v, do, first, dq, None, tile, parts, *options)
+    mean = bidirectional.mean_of_values(states[-1], DV, q.dtype, options[1])
+    g, r = causal.query_gradients(q, k, v, mean, do, first, dq, None, tile, parts, *options)
 
     tile, parts = configs.plan("causal_backward_key_kernel", q, DV, B * H, None)
     cuts = _cuts(tile, q, DV, B * H, parts)
@@ -335,23 +342,25 @@ def _causal_query_gradients(q, k, v, do, states, before, dq, *options):
     bidirectional.launch_combine(dstates, None, mine)
     if H > Hk:
         mine = mine.unflatten(1, (Hk, H // Hk)).sum(2)
-    return g, r, dstates, mine
+    return mean, g, r, dstates, bidirectional.shift(mine, mean, -1.0)
 
 
 def _causal_key_gradients(
-    q, k, v, do, g, r, dstates, behind, dk, dv, feature_map, normalize, scale
+    q, k, v, do, mean, g, r, dstates, behind, dk, dv, feature_map, normalize, scale
 ):
     """dk, dv and the gradient of what came before the piece, [B, H, SIZE]."""
     B, H = q.shape[:2]
     tile, parts = configs.plan("causal_backward_key_kernel", q, v.shape[3], B * H, None)
-    bidirectional.launch_combine(dstates, causal.spread(behind, H), reverse=True, missing=0)
+    if behind is not None:
+        behind = causal.spread(bidirectional.shift(behind, mean, 1.0), H)
+    bidirectional.launch_combine(dstates, behind, reverse=True, missing=0)
     cuts = dstates.shape[0] // parts
     dbefore = torch.empty_like(dstates[0])
     causal.key_gradients(
-        q, k, v, do, g, r, dstates[cuts - 1 :: cuts], dk, dv, dbefore, None,
+        q, k, v, mean, do, g, r, dstates[cuts - 1 :: cuts], dk, dv, dbefore, None,
         tile, parts, feature_map, normalize, scale,
     )  # fmt: skip
-    return (dbefore,)
+    return (bidirectional.shift(dbefore, mean, -1.0),)
 
 
 def _add(states):
@@ -441,11 +450,10 @@ def _bidirectional_backward(q, k, v, do, dq, dk, dv, totals, plan, entry):
         entry.agree({})
         arrivals.append(link.start(mine, add=True))
     dtotals = []
-    for (_, of_k), arrived in zip(pieces, arrivals, strict=True):
-        dtotals.append(arrived())
-        if k.shape[2]:
-            tensors = (k[of_k], v[of_k], dtotals[-1], dk[of_k], dv[of_k])
-            replayed(_key_gradients, tensors, (options.feature_map,))
+    for (_, of_k), total, arrived in zip(pieces, totals, arrivals, strict=True):
+        tensors = (k[of_k], v[of_k], total, arrived(), dk[of_k], dv[of_k])
+        (dtotal,) = replayed(_key_gradients, tensors, options[1:3])
+        dtotals.append(dtotal)
     return dtotals
 
 

@@ -10,6 +10,8 @@ import pytest
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
 EXPECTED = {
     "combine_kernel",
+    "mean_kernel",
+    "shift_kernel",
     "state_kernel",
     "output_kernel",
     "backward_query_kernel",
@@ -56,13 +58,13 @@ state = torch.zeros(2, 2, D * Dv + D)
 options = {"cu_seqlens": None, "feature_map": "elu", "normalize": True, "scale": 1.0}
 forward = {**options, "eps": 1e-6, "initial": state}
 o, after = bidirectional.forward(q, k, v, **forward)
-bidirectional.backward(q, k, v, after, o, state, **options, eps=1e-6)
+bidirectional.backward(q, k, v, state, after, o, state, **options, eps=1e-6)
 for is_causal in (False, True):
     short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True)
 if arch == 90 and D == Dv == 64:
     chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
-o, _, kept = causal.forward(q, k, v, **forward, save=True)
-causal.backward(q, k, v, state, kept, o, state, **options, eps=1e-6)
+o, after, kept = causal.forward(q, k, v, **forward, save=True)
+causal.backward(q, k, v, state, after, kept, o, state, **options, eps=1e-6)
 decode.step(
     q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
     None, "elu", True, 1.0, 1e-6,
