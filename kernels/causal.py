@@ -155,9 +155,9 @@ def causal_backward_query_kernel(
 ):  # fmt: skip
     """dφ(q_t) = (S_t do_t + r_t z_t) / d_t with r_t = -do_t·o_t = -φ(q_t)·(S_t do_t) / d_t.
 
-    S_t sums the values less c, a mean of theirs over all rows, and o_t is less c in r_t: this changes
-    nothing but how much there is to round. The state is carried transposed, so that no product
-    needs a transposed accumulator.
+    S_t sums the values less c, a mean of theirs over all rows, and in r_t o_t is less c: this
+    changes nothing but how much there is to round. The state is carried transposed, so that no
+    product needs a transposed accumulator.
     """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES

@@ -318,10 +318,10 @@ def _key_gradients(k, v, total, dtotal, dk, dv, feature_map, normalize):
 
 
 def _causal_query_gradients(q, k, v, do, states, before, dq, *options):
-    """dq, 1 / d and -do·(o - c), and of this rank's queries Σ φ(q)ᵀ do / d: by parts, and their sum.
+    """dq, c, 1 / d and -do·(o - c), and Σ φ(q)ᵀ do / d of this rank's queries, by parts and whole.
 
-    states is what came before each part of the output pass, before what came before the piece. c is
-    a mean of the values that this rank has seen, and is taken out of the values of its parts alone.
+    states is what came before each part of the output pass, before what came before the piece.
+    c is a mean of the values up to this rank's last part; other ranks have their own.
     """
     B, H, _, D = q.shape
     Hk, DV = v.shape[1], v.shape[3]
