@@ -31,11 +31,13 @@ class Agreement:
         self.group = weakref.ref(group)  # whose entry in `_agreements` this is
         self.between_hosts = None
         if backends(group).get("cpu") != "gloo" and self.ranks > 1:
-            members = dist.get_process_group_ranks(group)
+            # Not by `new_group`: that has to be called by ranks that are not in this group too, or
+            # else gives a name that depends on how many groups a rank has already made.
+            store = dist.distributed_c10d._get_default_store()
+            store = dist.PrefixStore(f"agreement of {group.group_name}", store)
+            limit = timedelta(seconds=timeout)
             try:
-                self.between_hosts = dist.new_group(
-                    members, timedelta(seconds=timeout), "gloo", use_local_synchronization=True
-                )
+                self.between_hosts = dist.ProcessGroupGloo(store, self.rank, self.ranks, limit)
             except RuntimeError as error:
                 raise self.lost("its first call", timeout) from error
 
@@ -62,8 +64,7 @@ class Agreement:
 def of(group, timeout: float) -> Agreement:
     """The agreement of a process group, None for the default one.
 
-    The first call with a group makes a second one of the same ranks, for the hosts, if the given
-    one has no gloo: then it is a collective call too.
+    The first call with a group that has no gloo connects its hosts, which is a collective call too.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(

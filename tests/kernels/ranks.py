@@ -15,7 +15,14 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from kernels import LinearAttentionState, configs, launch, ops, sequence_parallel_attention
+from kernels import (
+    LinearAttentionState,
+    agreement,
+    configs,
+    launch,
+    ops,
+    sequence_parallel_attention,
+)
 
 ON_GPUS = os.environ.get("TRITON_INTERPRET") != "1" and torch.cuda.device_count() > 1
 WORLD = min(4, torch.cuda.device_count()) if ON_GPUS else 4
@@ -37,6 +44,7 @@ class Case:
     initial: bool = False
     kernels: bool = True  # or PyTorch's own operations
     other_parts: bool = False  # the backward pass cuts the rows otherwise
+    beside: bool = False  # as if the group had no gloo: the hosts need a group of their own
     dtype: torch.dtype = torch.float32
     options: dict = field(default_factory=dict)
 
@@ -85,6 +93,9 @@ CASES = {
         },
         "four": {"members": (0, 1, 2, 3), "lengths": (0, 17, 1, 40), "initial": True},
         "others": {"members": (1, 3), "lengths": (33, 5)},
+        "group-of-hosts": {
+            "members": (0, 2), "lengths": (5, 9), "kernels": False, "beside": True,
+        },
         "two-without-kernels": {
             "members": (0, 1), "lengths": (150, 7), "initial": True, "kernels": False,
         },
@@ -194,9 +205,10 @@ def settings(case):
     if not ON_GPUS:
         configs.hardware = lambda device: (0, 4)
     configs.plan = _one_part_fewer if case.other_parts else _PLAN
+    agreement.backends = (lambda group: {"cpu": "none"}) if case.beside else _BACKENDS
 
 
-_KERNELS_RUN, _PLAN = ops._kernels_run, configs.plan
+_KERNELS_RUN, _PLAN, _BACKENDS = ops._kernels_run, configs.plan, agreement.backends
 
 
 def _one_part_fewer(kernel, *arguments):
@@ -220,6 +232,8 @@ def work(rank, store, results):
         if rank in case.members and case.members in groups:
             settings(case)
             twice = [run_case(case, rank, groups[case.members], device) for _ in range(2)]
+            if case.beside:
+                assert agreement.of(groups[case.members], PATIENCE).between_hosts is not None
             results.put((name, rank, twice))
     settings(EVERYONE)
 

@@ -210,7 +210,7 @@ def test_road_map_has_each_chapter_and_its_time(site):
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("api_kernels", ["kernels.linear_attention", "kernels.linear_attention_step"]),
+        ("api_kernels", ["kernels.linear_attention", "kernels.sequence_parallel_attention"]),
         ("api_bench", ["bench.session", "bench.claim", "bench.contenders.register"]),
     ],
 )
