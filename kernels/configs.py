@@ -75,6 +75,11 @@ CHAINED = Chained(segment=256, rows=64, fewest=48, kept=8)
 # Up to this many tokens there is one launch, because issuing more takes the host longer than the
 # GPU needs to run them. For heads wider than 64, whose states cost more to sum again, fewer.
 SHORT = 1024
+# The same for few heads, whose programs then share the sums; and what is other in their tile there,
+# for heads of 64 on an H100.
+SHARED = 2048
+FEW_HEADS = 16
+SHARING = {"rows": 128, "num_warps": 8, "num_stages": 2}
 
 
 # Up to so many numbers, each program of the output pass adds up the states of all parts by itself:
@@ -194,16 +199,31 @@ def plan(kernel, x, DV, heads, cu_seqlens):
 
 def is_short(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether `short_kernel` takes q, k, v [B, H, N, D]."""
-    return max(q.shape[2], k.shape[2]) * max(64, q.shape[3], v.shape[3]) <= SHORT * 64
+    length = _length(q, k, v)
+    if SHORT < length <= SHARED:  # measured on an H100; 0 is the interpreter
+        return q.shape[0] * q.shape[1] <= FEW_HEADS and hardware(q.device)[0] in (0, 90)
+    return length <= SHORT
 
 
-def short_plan(q, DV):
-    """The tile of `short_kernel` and the parts of each head: a program for each multiprocessor."""
+def _length(q, k, v):
+    """Tokens, where heads wider than 64 count for more, in proportion."""
+    return max(q.shape[2], k.shape[2]) * max(64, q.shape[3], v.shape[3]) // 64
+
+
+def short_plan(q, k, v):
+    """How `short_kernel` takes q, k, v [B, H, N, D]: its tile, the parts of each head, and whether
+    the programs share the sums of the keys. A program writes outputs for each multiprocessor.
+    """
     B, H, N, D = q.shape
+    DV = v.shape[3]
     arch, multiprocessors = hardware(q.device)
+    shared = _length(q, k, v) > SHORT
     shape = tile("short_kernel", D, DV, q.dtype, arch)
+    if shared and arch == 90 and q.dtype == torch.bfloat16 and shape.features == 64:
+        shape = shape._replace(**SHARING)
     wanted = multiprocessors * shape.resident // (B * H * cdiv(DV, shape.values))
-    return shape, max(1, min(wanted, cdiv(N, shape.rows)))
+    parts = max(1, min(wanted, cdiv(N, shape.rows)))
+    return shape, parts, shared and parts > 1
 
 
 def cuts(tile: Tile, device: torch.device, programs: int, rows: int) -> int:

@@ -7,7 +7,8 @@ call: its options, and the shapes, strides and dtypes of its tensors.
 
 So the first call with a signature is recorded: what it allocates, what it launches, and where in
 the inputs and allocations each argument of a kernel points. Later calls are replayed: they allocate
-the outputs one by one and everything else at once, and launch. A recording holds no tensor.
+the outputs one by one and everything else at once, and launch. A recording holds no tensor but
+small counters.
 """
 
 import copy
@@ -38,11 +39,24 @@ def launch(kernel, programs: int, tensors: tuple, strides: tuple = (), **named) 
         recording.launch(kernel, programs, tensors, strides, named)
 
 
-def replayed(function, tensors: tuple, options: tuple):
+def counters(count: int, device: torch.device) -> torch.Tensor:
+    """[count] int64 for a kernel that counts on from call to call, and takes them from zero on.
+
+    All calls of one kernel that use the same counters have the same signature and stream: those of
+    a replay. Elsewhere, and within a CUDA graph, each call has new ones, which costs a launch.
+    """
+    recording = getattr(_here, "recording", None)
+    if recording is None:
+        return torch.zeros(count, dtype=torch.int64, device=device)
+    return recording.counters(count, device)
+
+
+def replayed(function, tensors: tuple, options: tuple, fresh: bool = False):
     """function(*tensors, *options), at less cost from the second time on.
 
     `tensors` may hold None. What the function returns is a tensor, None, or a tuple of these. It
     must do the same for all tensors of one signature: nothing may depend on values.
+    `fresh`: nothing that is allocated outlives the call, counters neither.
     """
     key = signature(function, tensors, options)
     try:
@@ -53,7 +67,7 @@ def replayed(function, tensors: tuple, options: tuple):
         return function(*tensors, *options)
     if replay is UNKNOWN:
         return _record(key, function, tensors, options)
-    return replay(tensors)
+    return replay(tensors, fresh)
 
 
 def _record(key, function, tensors, options):
@@ -158,6 +172,7 @@ class Recording(TorchDispatchMode):
         self.inputs = inputs
         self.made = []  # tensors allocated, which keeps their addresses apart
         self.filled = {}  # place in `made` -> the value of all its elements
+        self.counted = []  # places in `made` of counters
         self.steps = []
         self.replayable = True
         self.watching = True
@@ -196,6 +211,13 @@ class Recording(TorchDispatchMode):
             kinds = [None if x is None or not x.numel() else (x.dtype, _extent(x)) for x in tensors]
             self.steps.append((_interpreted, (kernel, programs, kinds, constants), places))
 
+    def counters(self, count, device) -> torch.Tensor:
+        self.watching = False
+        self.counted.append(len(self.made))
+        self.made.append(torch.zeros(count, dtype=torch.int64, device=device))
+        self.watching = True
+        return self.made[-1]
+
     def _place(self, x) -> tuple[int, int] | None:
         """Which input or allocation a tensor begins in, and how many bytes from its beginning."""
         if x is None or x.numel() == 0:
@@ -224,12 +246,14 @@ class Recording(TorchDispatchMode):
                 x = outputs[of_output.index(i)] if i in of_output else x
                 moved[i] = len(allocations), 0
                 allocations.append((self._twin(x), tuple(x.shape), x.stride(), x.dtype))
-        for i, x in enumerate(self.made):
-            if i not in moved:  # scratch
-                moved[i] = len(allocations), at
-                at += -(-x.nbytes // ALIGNED) * ALIGNED
+        scratch = [i for i in range(len(self.made)) if i not in moved and i not in self.counted]
+        for i in scratch:
+            moved[i] = len(allocations), at
+            at += -(-self.made[i].nbytes // ALIGNED) * ALIGNED
         if at:
             allocations.append((None, (at // 4,), (1,), torch.float32))
+        for n, i in enumerate(self.counted):
+            moved[i] = len(allocations) + n, 0
 
         def place(slot, offset):
             if slot < first:
@@ -244,6 +268,7 @@ class Recording(TorchDispatchMode):
             [None if i is None else moved[i][0] for i in of_output],
             isinstance(result, tuple),
             next(x for x in self.inputs if x is not None).device,
+            [self.made[i].numel() for i in self.counted],
         )
 
     def _twin(self, x) -> int | None:
@@ -264,17 +289,19 @@ class Recording(TorchDispatchMode):
 class Replay:
     """A recorded call. Places count the inputs first, then the allocations, in bytes."""
 
-    def __init__(self, allocations, filled, steps, outputs, is_tuple, device):
+    def __init__(self, allocations, filled, steps, outputs, is_tuple, device, counted):
         self.allocations = allocations  # (like which input, or None, shape, strides, dtype)
         self.filled = filled  # (which allocation, value)
         self.steps = steps
         self.outputs = outputs  # which allocations are returned; None for None
         self.is_tuple = is_tuple
         self.device = device
+        self.counted = counted  # how many counters each of them has
+        self.counters = {}  # stream -> counters, which its calls use one after another; addresses
         on_gpu = device.type == "cuda"
         self.stream_of = driver.active.get_current_stream if on_gpu else lambda index: None
 
-    def __call__(self, tensors: tuple):
+    def __call__(self, tensors: tuple, fresh: bool = False):
         device = self.device
         made = [
             torch.empty_strided(shape, strides, dtype=dtype, device=device)
@@ -284,15 +311,34 @@ class Replay:
         ]
         for i, value in self.filled:
             made[i].fill_(value)
+        stream = self.stream_of(device.index)
         addresses = [0 if x is None else x.data_ptr() for x in tensors]
         addresses += [x.data_ptr() for x in made]
+        if self.counted:
+            counters, places = self._counters(stream, fresh)
+            addresses += places
         addresses.append(0)  # NOWHERE
-        stream = self.stream_of(device.index)
         for step in self.steps:
             step(stream, addresses)
         if not self.is_tuple:
             return made[self.outputs[0]]
         return tuple([None if i is None else made[i] for i in self.outputs])
+
+    def _counters(self, stream, fresh):
+        """Those of this stream, on which calls follow one another, and their addresses.
+
+        New ones if `fresh`, and for a CUDA graph, which may run beside later calls: it sets them to
+        zero each time.
+        """
+        if self.device.type == "cuda" and torch._C._cuda_isCurrentStreamCapturing():
+            fresh = True
+        found = None if fresh else self.counters.get(stream)
+        if found is None:
+            made = [torch.zeros(n, dtype=torch.int64, device=self.device) for n in self.counted]
+            found = made, [x.data_ptr() for x in made]
+            if not fresh:
+                self.counters[stream] = found
+        return found
 
 
 def _compiled(compiled, programs, constants, places):

@@ -408,9 +408,11 @@ def forward(
     save: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """o [B, H, N, Dv], state [S, Hk, D * Dv + D] float32, and what the forward pass keeps."""
-    o, state, kept = _forward(
-        q, k, v, initial, cu_seqlens, decay, is_causal, feature_map, normalize, scale, eps, save
-    )
+    # fresh: `torch.compile` may run this within memory that it manages and will want back
+    o, state, kept = replayed(
+        _run_forward, (q, k, v, initial, cu_seqlens, decay),
+        (is_causal, feature_map, normalize, scale, eps, save), fresh=True,
+    )  # fmt: skip
     return o, _or_nothing(state, q), _or_nothing(kept, q)
 
 

@@ -40,6 +40,7 @@ def test_what_is_launched_is_what_is_said(is_causal, monkeypatch):
     for module in (bidirectional, causal):
         monkeypatch.setattr(module, "launch", launch)
     monkeypatch.setattr(configs, "SHORT", 0)
+    monkeypatch.setattr(configs, "SHARED", 0)
     monkeypatch.setattr(configs, "hardware", lambda device: (0, 100))
     module = causal if is_causal else bidirectional
     q = torch.zeros(1, 1, 1024, 16)
@@ -82,6 +83,7 @@ def test_the_interpreter_counts_the_same(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("the kernels run on a GPU here")
     monkeypatch.setattr(configs, "SHORT", 0)
+    monkeypatch.setattr(configs, "SHARED", 0)
     x = [torch.randn(1, 1, 512, 16, requires_grad=True) for _ in range(3)]
     shape = Shape(1, 1, 512, 16, 16, "float32")
     names = {n for p in passes.BACKWARD[True] for n in (*p.reads, *p.writes)} | {"g", "r"}

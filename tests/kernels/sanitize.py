@@ -46,10 +46,11 @@ def calls(name: str) -> None:
         B, _, Hk, N, _, D, Dv = shape
         before = state(B, Hk, D, Dv)
         options = {"causal": causal, "enable_gqa": True}
-        for short, normalize in ((0, True), (1024, False)):
-            configs.SHORT = short  # the way of long sequences, and that of short ones
+        for short, shared, normalize in ((0, 0, True), (0, 1024, True), (1024, 0, False)):
+            configs.SHORT, configs.SHARED = short, shared  # long sequences, few heads, short ones
             launch.forget()
-            print(shape, name, "causal" if causal else "bidirectional", short, flush=True)
+            order = "causal" if causal else "bidirectional"
+            print(shape, name, order, short, shared, flush=True)
             o, after = linear_attention(
                 *inputs(*shape), **options, normalize=normalize,
                 initial_state=before, return_state=True,

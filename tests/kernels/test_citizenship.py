@@ -148,7 +148,7 @@ def test_shapes_without_data(causal):
 
 @on_a_gpu
 @both_ways
-@pytest.mark.parametrize("N", [300, 5000], ids=["short", "long"])
+@pytest.mark.parametrize("N", [300, 2000, 5000], ids=["short", "shared", "long"])
 def test_a_captured_graph_computes_anew(causal, N):
     """Forward and backward in one graph, replayed with other numbers."""
     half = type("F", (), {"dtype": torch.bfloat16})

@@ -49,7 +49,7 @@ compiled = ahead.instead_of_launching(arch)
 
 from kernels import bidirectional, causal, chained, configs, decode, ops, short
 assert not ops.INTERPRETED
-configs.SHORT = 0
+configs.SHORT = configs.SHARED = 0
 configs.hardware = lambda device: (arch, 100)
 
 q, k = (torch.zeros(2, 2, N, D, dtype=getattr(torch, dtype)) for _ in range(2))
@@ -60,7 +60,9 @@ forward = {**options, "eps": 1e-6, "initial": state}
 o, after = bidirectional.forward(q, k, v, **forward)
 bidirectional.backward(q, k, v, state, after, o, state, **options, eps=1e-6)
 for is_causal in (False, True):
-    short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True)
+    for configs.SHORT in (0, N):  # sums shared, and not
+        short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True)
+configs.SHORT = 0
 if arch == 90 and D == Dv == 64:
     chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
 o, after, kept = causal.forward(q, k, v, **forward, save=True)

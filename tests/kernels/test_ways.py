@@ -77,6 +77,27 @@ def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed
     assert error(after, after_true) < 1e-5
 
 
+@pytest.mark.parametrize("shape", SHAPES + [(2, 2, 400, 400, 16, 16)], ids=str)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_programs_that_share_the_sums(shape, normalize, with_state, causal, monkeypatch):
+    H, Hk, N, M, D, DV = shape
+    N = M if causal else N
+    monkeypatch.setattr(configs, "SHORT", 0)
+    monkeypatch.setattr(configs, "hardware", lambda device: (0, 40))  # 40 // H // tiles parts
+    launched = []
+    real = short.launch
+    monkeypatch.setattr(short, "launch", lambda *x, **y: launched.append(y) or real(*x, **y))
+    q, k, v = inputs(H, Hk, N, M, D, DV)
+    state = some_state(1, Hk, D, DV) if with_state else None
+    o, after = short.forward(q, k, v, flat(state), causal, "elu", normalize, 0.5, 1e-6, True)
+    assert launched[0]["SHARED"] == (launched[0]["parts"] > 1)
+    o_true, after_true = truth(q, k, v, state, causal=causal, normalize=normalize, scale=0.5)
+    assert error(o, o_true) < 1e-5
+    assert error(after, after_true) < 1e-5
+
+
 @pytest.mark.parametrize("feature_map", ["relu", "exp", "softmax", "identity"])
 def test_a_short_sequence_with_every_feature_map(feature_map):
     q, k, v = inputs(2, 2, 40, 24, 24, 16)
