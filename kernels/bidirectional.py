@@ -112,7 +112,10 @@ def state_kernel(
     s = tl.zeros([BLOCK_D, BLOCK_DV], dtype=tl.float32)
     z = tl.zeros([BLOCK_D, 1], dtype=tl.float32)
     ones = tl.full([BLOCK_N, 1], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
-    for n in range(first, last, BLOCK_N):
+    blocks = tl.cdiv(last - first, BLOCK_N)
+    for i in range(0, blocks):
+        # last to first: the rows that the next pass begins with are then the newest in the L2 cache
+        n = first + (i if WEIGHTED else blocks - 1 - i) * BLOCK_N
         rows = (n + offs_n).to(tl.int64)
         keep_k = (offs_d[:, None] < D) & (rows[None, :] < last)
         keep_v = (rows[:, None] < last) & (offs_dv[None, :] < DV)

@@ -108,20 +108,21 @@ def causal_output_kernel(
         fqt = tl.trans(phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND))
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
+        # first the products that wait for no other one, so that they are under way together
         weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
-        weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
         b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
+        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
+        weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
+        d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
+        z = tl.dot(ones, fk, z, input_precision=PRECISION)
         b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
         if NORMALIZE:
-            d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
             d = tl.dot(ones, weights, d, input_precision=PRECISION)
             d = tl.sum(d, axis=0) + eps  # [BLOCK_N]
             b_ot *= (1.0 / d)[None, :]
         else:
             b_ot *= scale
         store_tile(o + at * DV + offs_ot, b_ot, keep_vt, FULL)
-        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
-        z = tl.dot(ones, fk, z, input_precision=PRECISION)
 
     once = (part == parts - 1) & (h % GROUP == 0)
     total += offset

@@ -117,17 +117,23 @@ def chained_kernel(
 
     s = s_before
     z = z_before
-    for n in tl.range(0, rows, BLOCK_N, num_stages=2):
-        b_q = tl.load(q + n * D + offs_q)  # [BLOCK_N, D]
+    next_q = tl.load(q + offs_q)  # [BLOCK_N, D]
+    for n in tl.range(0, rows, BLOCK_N, num_stages=3):
+        # q is fetched a turn ahead into registers: through shared memory, as k and v, it would take
+        # the room of the third program
+        b_q = next_q
+        next_q = tl.load(q + tl.minimum(n + BLOCK_N, rows - BLOCK_N) * D + offs_q)  # [BLOCK_N, D]
         b_kt = tl.load(k + n * D + offs_kt)  # [D, BLOCK_N]
         b_v = tl.load(v + n * DV + offs_v)  # [BLOCK_N, DV]
         fq = phi_operand(b_q, True, 1, FEATURE_MAP, True, OPERAND)
         fkt = phi_operand(b_kt, True, 0, FEATURE_MAP, True, OPERAND)
         b_v = b_v.to(OPERAND)
 
-        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
-        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)
+        # first the products that wait for no other one, so that they are under way together
         b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, DV]
+        weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        s = tl.dot(fkt, b_v, s, input_precision=PRECISION)
+        weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0)
         b_o = tl.dot(weights.to(OPERAND), b_v, b_o, input_precision=PRECISION)
         if NORMALIZE:
             d = tl.sum(tl.dot(fq, z.to(OPERAND), input_precision=PRECISION), axis=1)  # [BLOCK_N]
@@ -136,7 +142,6 @@ def chained_kernel(
         else:
             b_o *= scale
         tl.store(o + n * DV + offs_v, b_o.to(o.dtype.element_ty))
-        s = tl.dot(fkt, b_v, s, input_precision=PRECISION)
         z = tl.dot(fkt, ones, z, input_precision=PRECISION)
     # [chained-kernel:end]
 
