@@ -112,9 +112,9 @@ def causal_output_kernel(
         weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
         b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
         st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
-        weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
         d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
         z = tl.dot(ones, fk, z, input_precision=PRECISION)
+        weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
         b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
         if NORMALIZE:
             d = tl.dot(ones, weights, d, input_precision=PRECISION)
