@@ -98,6 +98,24 @@ def test_programs_that_share_the_sums(shape, normalize, with_state, causal, monk
     assert error(after, after_true) < 1e-5
 
 
+@needs_hopper
+@pytest.mark.parametrize("causal", [False, True])
+def test_shared_sums_on_two_streams(causal, monkeypatch):
+    """Calls that overlap do not take each other's tickets."""
+    monkeypatch.setattr(configs, "SHORT", 1024)
+    monkeypatch.setattr(configs, "SHARED", 2048)
+    calls = [inputs(8, 8, N, N, 64, 64, BFLOAT16) for N in (2048, 2000)]
+    want = [linear_attention(*x, causal=causal) for x in calls]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in calls]
+    got = []
+    for i in range(200):
+        with torch.cuda.stream(streams[i % 2]):
+            got.append(linear_attention(*calls[i // 2 % 2], causal=causal))
+    torch.cuda.synchronize()
+    assert all(torch.equal(o, want[i // 2 % 2]) for i, o in enumerate(got))
+
+
 @pytest.mark.parametrize("feature_map", ["relu", "exp", "softmax", "identity"])
 def test_a_short_sequence_with_every_feature_map(feature_map):
     q, k, v = inputs(2, 2, 40, 24, 24, 16)
