@@ -11,7 +11,7 @@ from kernels.launch import forget
 BFLOAT16 = torch.bfloat16
 HOPPER = ON_GPU and torch.cuda.get_device_capability() == (9, 0)
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs an NVIDIA GPU")
-needs_hopper = pytest.mark.skipif(not HOPPER, reason="the chain is for an H100 or H200")
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="needs an H100 or H200")
 
 
 def inputs(H, Hk, N, M, D, DV, dtype=torch.float32, B=1, transposed=False):
