@@ -75,10 +75,10 @@ def poison(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def few_short_sequences(monkeypatch):
-    """Sequences of a few dozen tokens already take the ways of longer ones, and so all are tested.
+    """Sequences of a few dozen tokens already take the way of long ones, which then is tested too.
 
     What a short sequence does by default is tested in test_ways.py.
     """
     monkeypatch.setattr(configs, "SHORT", 40)
-    monkeypatch.setattr(configs, "SHARED", 60)
+    monkeypatch.setattr(configs, "SHARED", 44)
     launch.forget()

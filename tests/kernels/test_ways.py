@@ -82,6 +82,7 @@ def test_a_short_sequence_in_one_launch(shape, normalize, with_state, transposed
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_programs_that_share_the_sums(shape, normalize, with_state, causal, monkeypatch):
+    """Many parts and one, several tiles of values, two layouts in memory."""
     H, Hk, N, M, D, DV = shape
     N = M if causal else N
     monkeypatch.setattr(configs, "SHORT", 0)
@@ -89,7 +90,7 @@ def test_programs_that_share_the_sums(shape, normalize, with_state, causal, monk
     launched = []
     real = short.launch
     monkeypatch.setattr(short, "launch", lambda *x, **y: launched.append(y) or real(*x, **y))
-    q, k, v = inputs(H, Hk, N, M, D, DV)
+    q, k, v = inputs(H, Hk, N, M, D, DV, transposed=normalize)
     state = some_state(1, Hk, D, DV) if with_state else None
     o, after = short.forward(q, k, v, flat(state), causal, "elu", normalize, 0.5, 1e-6, True)
     assert launched[0]["SHARED"] == (launched[0]["parts"] > 1)
