@@ -269,6 +269,7 @@ def mean_of(st, z, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
     c = tl.sum(st * unit, axis=1) / (tl.sum(unit * unit, axis=1) * top)  # [BLOCK_DV]
     c = tl.where(some & (tl.abs(c) < float("inf")), c, 0.0)
     return rounded(c, OPERAND, PRECISION).to(tl.float32)
+    # [mean:end]
 
 
 @triton.jit
@@ -289,7 +290,6 @@ def mean_kernel(
     st = tl.load(state + offs_dv[:, None] + offs_d[None, :] * DV, keep_st, 0.0)
     z = tl.load(state + D * DV + offs_d, offs_d < D, 0.0)  # [BLOCK_D]
     tl.store(mean + head * DV + offs_dv, mean_of(st, z, OPERAND, PRECISION), offs_dv < DV)
-    # [mean:end]
 
 
 # [backward-query-kernel:begin]
