@@ -129,7 +129,9 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
         rows = 64 if features <= 128 else 32
     else:  # operands of four bytes
         rows = 32 if features <= 64 else 16
-    return Tile(rows, features, values, narrowest, 2, 8 if wide else 4, 1 if wide else 2)
+    # on Blackwell, Triton 3.7 cannot pipeline a loop with two accumulators that are scaled and φ
+    alone = wide or (arch >= 100 and kernel.startswith("decay_backward"))
+    return Tile(rows, features, values, narrowest, 2, 8 if wide else 4, 1 if alone else 2)
 
 
 def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens) -> dict:

@@ -10,7 +10,10 @@ remain, with three factors. With G counted from the first row of a chunk, that r
     a key is left in the state after the chunk by        exp(G_C - G_j)    ≤ 1
 
 Every exponent is a difference of sums over a chunk and at most 0: nothing overflows, and what is
-lost was too small to matter. exp(-G_j), which would pull the factors apart, is never formed.
+lost was too small to matter. Where a chunk is *mild*, G not below -60 in base 2, the factors are
+pulled apart instead, exp(G_t) into φ(q) and exp(-G_j) into φ(k), which takes two exponentials for
+each row and not one for each pair. `decay_output_kernel` is compiled for both and launched twice;
+each program takes the parts that are its own.
 
 Between chunks there is the state of each part of a head: `decay_state_kernel` sums the parts,
 `decay_combine_kernel` turns the sums into what came before, `decay_output_kernel` writes outputs.
@@ -76,15 +79,24 @@ def load_decay(decay, stride, n, last, start, end, REVERSE: tl.constexpr):
     return tl.maximum(g, LEAST, propagate_nan=tl.PropagateNan.ALL)
 
 
+# Two bfloat16 numbers at a time; as a product and a sum, since sm_80 has no product alone.
+PACKED_PRODUCT = tl.constexpr("""
+{
+    .reg .b32 nothing;
+    mov.b32 nothing, 0x80008000;  // -0.0, twice: x + -0.0 is x for every x
+    fma.rn.bf16x2 $0, $1, $2, nothing;
+}
+""")
+
+
 @triton.jit
 def scaled(x, factor, OPERAND: tl.constexpr):
-    """An operand times float32 factors that broadcast to it; bfloat16 two at a time."""
+    """An operand times float32 factors that broadcast to it."""
     if OPERAND == tl.bfloat16:
         factor = tl.broadcast_to(factor.to(tl.bfloat16), x.shape)
         return tl.inline_asm_elementwise(
-            "mul.rn.bf16x2 $0, $1, $2;", "=r,r,r", [x, factor],
-            dtype=tl.bfloat16, is_pure=False, pack=2,
-        )  # fmt: skip
+            PACKED_PRODUCT, "=r,r,r", [x, factor], dtype=tl.bfloat16, is_pure=False, pack=2
+        )
     else:
         return x * factor
 
@@ -280,6 +292,7 @@ def decay_output_kernel(
     k += batch * stride_kb + hk * stride_kh
     v += batch * stride_vb + hk * stride_vh
     sums += (batch * (H // GROUP) + hk) * N + start
+    # [decay-mine:begin]
     least = 0.0  # log2 of what the strongest chunk leaves
     for c in range(first, last, BLOCK_N * BLOCK_N):
         ends = tl.minimum(c + (offs_n + 1) * BLOCK_N, last) - 1
@@ -287,6 +300,7 @@ def decay_output_kernel(
     mine = (least >= MILD) if FAST else not (least >= MILD)
     if not mine:
         last = first
+    # [decay-mine:end]
     offset = (head // GROUP).to(tl.int64) * (D * DV + D)
     states += part.to(tl.int64) * stride_states + offset
 
