@@ -76,6 +76,34 @@ def store_tile(pointers, tile, keep, FULL: tl.constexpr):
         tl.store(pointers, tile.to(pointers.dtype.element_ty), keep)
 
 
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr, acc=None):
+    """The product of a [M, K] and b [K, N], both of the same dtype, in float32, added to acc.
+
+    Tensor cores do not multiply float32. Without them a thread holds whole rows of a and columns of
+    b, more than there are registers if they are long: there, what has one row or column is a sum,
+    and a product over many features is one over a few at a time.
+    """
+    M: tl.constexpr = a.shape[0]
+    K: tl.constexpr = a.shape[1]
+    N: tl.constexpr = b.shape[1]
+    FEW: tl.constexpr = 16
+    if PRECISION != "ieee" or (M > 1 and N > 1 and K <= 2 * FEW):
+        y = tl.dot(a, b, acc, input_precision=PRECISION)
+    else:
+        if N == 1:
+            y = tl.sum(a * tl.trans(b), axis=1, keep_dims=True)
+        elif M == 1:
+            y = tl.sum(tl.trans(a) * b, axis=0, keep_dims=True)
+        else:
+            a = tl.permute(tl.reshape(a, [M, K // FEW, FEW]), (1, 0, 2))
+            b = tl.reshape(b, [K // FEW, FEW, N])
+            y = tl.sum(tl.dot(a, b, input_precision=PRECISION), axis=0)
+        if acc is not None:
+            y += acc
+    return y
+
+
 # [state-kernel:begin]
 @triton.jit
 def state_kernel(
@@ -129,10 +157,10 @@ def state_kernel(
             b_w = tl.load(weight + row, rows < last, 0.0)  # [BLOCK_N]
             w_z = tl.load(z_weight + row, rows < last, 0.0)  # [BLOCK_N]
             fk = (fk.to(tl.float32) * b_w[None, :]).to(OPERAND)
-            z = tl.dot(fk, w_z[:, None].to(OPERAND), z, input_precision=PRECISION)
+            z = dot(fk, w_z[:, None].to(OPERAND), PRECISION, z)
         else:
-            z = tl.dot(fk, ones, z, input_precision=PRECISION)
-        s = tl.dot(fk, b_v.to(OPERAND), s, input_precision=PRECISION)
+            z = dot(fk, ones, PRECISION, z)
+        s = dot(fk, b_v.to(OPERAND), PRECISION, s)
 
     states += index.to(tl.int64) * stride_states + head.to(tl.int64) * (D * DV + D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
@@ -235,9 +263,9 @@ def output_kernel(
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
-        b_o = tl.dot(fq, s, input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
+        b_o = dot(fq, s, PRECISION)  # [BLOCK_N, BLOCK_DV]
         if NORMALIZE:
-            b_o *= 1.0 / (tl.dot(fq, z, input_precision=PRECISION) + eps)
+            b_o *= 1.0 / (dot(fq, z, PRECISION) + eps)
         else:
             b_o *= scale
         keep_o = (rows[:, None] < last) & (offs_dv[None, :] < DV)
@@ -361,18 +389,18 @@ def backward_query_kernel(
         )
         fq_operand = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fq = fq_operand.to(tl.float32)
-        a = tl.dot(b_do.to(OPERAND), st, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+        a = dot(b_do.to(OPERAND), st, PRECISION)  # [BLOCK_N, BLOCK_D]
         if NORMALIZE:
-            d = tl.sum(tl.dot(fq_operand, z_column, input_precision=PRECISION), axis=1)  # [BLOCK_N]
+            d = tl.sum(dot(fq_operand, z_column, PRECISION), axis=1)  # [BLOCK_N]
             g = 1.0 / (d + eps)
             g = tl.where(rows < last, g, 0.0)  # a row past the end has φ(q)·z = 0
-            c_do = tl.sum(tl.dot(b_do.to(OPERAND), c_column, input_precision=PRECISION), axis=1)
+            c_do = tl.sum(dot(b_do.to(OPERAND), c_column, PRECISION), axis=1)
             r = (eps * c_do - tl.sum(fq * a, axis=1)) * g  # [BLOCK_N]
             dfq = (a + r[:, None] * z[None, :]) * g[:, None]
             fq_g = fq * g[:, None]
             if WIDE:
                 fq_gt = tl.trans(fq_g).to(OPERAND)
-                dz = tl.dot(fq_gt, r[:, None].to(OPERAND), dz, input_precision=PRECISION)
+                dz = dot(fq_gt, r[:, None].to(OPERAND), PRECISION, dz)
             else:
                 dz += fq_g * r[:, None]
         else:
@@ -380,7 +408,7 @@ def backward_query_kernel(
             fq_g = fq * scale
         b_dq = phi_backward(fq, dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
-        ds = tl.dot(tl.trans(fq_g).to(OPERAND), b_do.to(OPERAND), ds, input_precision=PRECISION)
+        ds = dot(tl.trans(fq_g).to(OPERAND), b_do.to(OPERAND), PRECISION, ds)
 
     dstates += part.to(tl.int64) * stride_dstates + head.to(tl.int64) * (D * DV + TILES * D)
     keep_s = (offs_d[:, None] < D) & (offs_dv[None, :] < DV)
@@ -448,9 +476,9 @@ def backward_key_kernel(
         # [BLOCK_N, BLOCK_DV]
         b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
         fk = phi_operand(b_k, keep_k, 1, FEATURE_MAP, FULL, OPERAND)
-        dfk = tl.dot(b_v.to(OPERAND), dst, input_precision=PRECISION) + dz[None, :]
+        dfk = dot(b_v.to(OPERAND), dst, PRECISION) + dz[None, :]
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
-        b_dv = tl.dot(fk, ds, input_precision=PRECISION)
+        b_dv = dot(fk, ds, PRECISION)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_k, FULL)
         store_tile(dv + rows[:, None] * DV + offs_dv[None, :], b_dv, keep_v, FULL)
     # [backward-key-kernel:end]

@@ -26,6 +26,7 @@ import triton.language as tl
 from . import chained, configs
 from .bidirectional import (
     add_tiles,
+    dot,
     launch_combine,
     launch_state,
     load_tile,
@@ -109,15 +110,15 @@ def causal_output_kernel(
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
         # first the products that wait for no other one, so that they are under way together
-        weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
-        b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
-        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
-        d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
-        z = tl.dot(ones, fk, z, input_precision=PRECISION)
+        weights = dot(fk, fqt, PRECISION)  # [key, query]
+        b_ot = dot(st.to(OPERAND), fqt, PRECISION)  # [BLOCK_DV, BLOCK_N]
+        st = dot(b_vt, fk, PRECISION, st)
+        d = dot(z.to(OPERAND), fqt, PRECISION)  # [1, BLOCK_N]
+        z = dot(ones, fk, PRECISION, z)
         weights = tl.where(offs_n[:, None] <= offs_n[None, :], weights, 0.0).to(OPERAND)
-        b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
+        b_ot = dot(b_vt, weights, PRECISION, b_ot)
         if NORMALIZE:
-            d = tl.dot(ones, weights, d, input_precision=PRECISION)
+            d = dot(ones, weights, PRECISION, d)
             d = tl.sum(d, axis=0) + eps  # [BLOCK_N]
             b_ot *= (1.0 / d)[None, :]
         else:
@@ -217,28 +218,28 @@ def causal_backward_query_kernel(
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
         # S_t do_t = S do_t + Σ_{j ≤ t} (do_t·v_j) φ(k_j)
-        w = tl.dot(b_do, b_vt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+        w = dot(b_do, b_vt, PRECISION)  # [BLOCK_N, BLOCK_N]
         if NORMALIZE:
-            c_do = tl.sum(tl.dot(b_do, c_column, input_precision=PRECISION), axis=1)  # [BLOCK_N]
+            c_do = tl.sum(dot(b_do, c_column, PRECISION), axis=1)  # [BLOCK_N]
             w -= c_do[:, None]
             b_vt -= c_column
         w = tl.where(seen, w, 0.0).to(OPERAND)
-        dfq = tl.dot(b_do, st.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
-        dfq = tl.dot(w, fk, dfq, input_precision=PRECISION)
+        dfq = dot(b_do, st.to(OPERAND), PRECISION)  # [BLOCK_N, BLOCK_D]
+        dfq = dot(w, fk, PRECISION, dfq)
         if NORMALIZE:
             # z_t of each row: a sum over keys as a matrix product
-            zt = tl.dot(seen.to(OPERAND), fk, input_precision=PRECISION) + z
+            zt = dot(seen.to(OPERAND), fk, PRECISION) + z
             b_g = 1.0 / (tl.sum(fq.to(tl.float32) * zt, axis=1) + eps)  # [BLOCK_N]
             b_r = (eps * c_do - tl.sum(fq.to(tl.float32) * dfq, axis=1)) * b_g
             dfq = (dfq + b_r[:, None] * zt) * b_g[:, None]
             tl.store(g + row, b_g, (rows < last) & (tile == 0))
             tl.store(r + tile.to(tl.int64) * stride_r + row, b_r, rows < last)
-            z = tl.dot(ones, fk, z, input_precision=PRECISION)
+            z = dot(ones, fk, PRECISION, z)
         else:
             dfq *= scale
         b_dq = phi_backward(fq.to(tl.float32), dfq, 1, FEATURE_MAP)
         store_tile(dq + rows[:, None] * D + offs_d[None, :], b_dq, keep_q, FULL)
-        st = tl.dot(b_vt, fk, st, input_precision=PRECISION)
+        st = dot(b_vt, fk, PRECISION, st)
     # [causal-backward-query-kernel:end]
 
 
@@ -339,25 +340,25 @@ def causal_backward_key_kernel(
             fq = (fq.to(tl.float32) * scale).to(OPERAND)
 
         # dφ(k_j) = Σ_{t ≥ j} (do_t·v_j + r_t) φ(q_t) / d_t + dS v_j + dz
-        w = tl.dot(b_v, b_dot, input_precision=PRECISION)  # [j, t]
+        w = dot(b_v, b_dot, PRECISION)  # [j, t]
         if NORMALIZE:
             w += b_r[None, :]
         w = tl.where(offs_n[:, None] <= offs_n[None, :], w, 0.0)
-        dfk = tl.dot(b_v, dst.to(OPERAND), input_precision=PRECISION) + dz
-        dfk = tl.dot(w.to(OPERAND), fq, dfk, input_precision=PRECISION)
+        dfk = dot(b_v, dst.to(OPERAND), PRECISION) + dz
+        dfk = dot(w.to(OPERAND), fq, PRECISION, dfk)
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
         store_tile(dk + rows[:, None] * D + offs_d[None, :], b_dk, keep_q, FULL)
 
         # dv_j = Σ_{t ≥ j} (φ(q_t)·φ(k_j) / d_t) do_t + dSᵀ φ(k_j), transposed
-        p = tl.dot(fq, fkt, input_precision=PRECISION)  # [t, j]
+        p = dot(fq, fkt, PRECISION)  # [t, j]
         p = tl.where(offs_n[:, None] >= offs_n[None, :], p, 0.0)
-        b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
-        b_dvt = tl.dot(b_dot, p.to(OPERAND), b_dvt, input_precision=PRECISION)
+        b_dvt = dot(dst.to(OPERAND), fkt, PRECISION)  # [BLOCK_DV, j]
+        b_dvt = dot(b_dot, p.to(OPERAND), PRECISION, b_dvt)
         store_tile(dv + offs_dv[:, None] + rows[None, :] * DV, b_dvt, keep_vt, FULL)
 
-        dst = tl.dot(b_dot, fq, dst, input_precision=PRECISION)
+        dst = dot(b_dot, fq, PRECISION, dst)
         if NORMALIZE:
-            dz = tl.dot(b_r[None, :].to(OPERAND), fq, dz, input_precision=PRECISION)
+            dz = dot(b_r[None, :].to(OPERAND), fq, PRECISION, dz)
 
     if FINAL:
         dtotal += offset

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from . import configs
-from .bidirectional import load_tile, rows_of, store_tile
+from .bidirectional import dot, load_tile, rows_of, store_tile
 from .feature_maps import phi_operand
 from .launch import counters, launch
 
@@ -114,8 +114,8 @@ def short_kernel(
         # [BLOCK_N, BLOCK_DV]
         b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
         fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
-        s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
-        z = tl.dot(fkt, ones, z, input_precision=PRECISION)
+        s = dot(fkt, b_v.to(OPERAND), PRECISION, s)
+        z = dot(fkt, ones, PRECISION, z)
 
     if SHARED:
         if adds:
@@ -131,8 +131,8 @@ def short_kernel(
         # [BLOCK_N, BLOCK_D]
         b_q = load_tile(q + rows[:, None] * stride_qn + offs_d[None, :] * stride_qd, keep_q, FULL)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
-        b_o = tl.dot(fq, s.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, BLOCK_DV]
-        d = tl.dot(fq, z.to(OPERAND), input_precision=PRECISION)  # [BLOCK_N, 1]
+        b_o = dot(fq, s.to(OPERAND), PRECISION)  # [BLOCK_N, BLOCK_DV]
+        d = dot(fq, z.to(OPERAND), PRECISION)  # [BLOCK_N, 1]
         if CAUSAL:  # and the keys of the same block, up to each query's own
             keep_kt = (offs_d[:, None] < D) & (rows[None, :] < last)
             # [BLOCK_D, BLOCK_N]
@@ -144,12 +144,12 @@ def short_kernel(
                 v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_o, FULL
             )
             fkt = phi_operand(b_kt, keep_kt, 0, FEATURE_MAP, FULL, OPERAND)
-            weights = tl.dot(fq, fkt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
+            weights = dot(fq, fkt, PRECISION)  # [BLOCK_N, BLOCK_N]
             weights = tl.where(offs_n[:, None] >= offs_n[None, :], weights, 0.0).to(OPERAND)
-            b_o = tl.dot(weights, b_v.to(OPERAND), b_o, input_precision=PRECISION)
-            d = tl.dot(weights, ones, d, input_precision=PRECISION)
-            s = tl.dot(fkt, b_v.to(OPERAND), s, input_precision=PRECISION)
-            z = tl.dot(fkt, ones, z, input_precision=PRECISION)
+            b_o = dot(weights, b_v.to(OPERAND), PRECISION, b_o)
+            d = dot(weights, ones, PRECISION, d)
+            s = dot(fkt, b_v.to(OPERAND), PRECISION, s)
+            z = dot(fkt, ones, PRECISION, z)
         if NORMALIZE:
             d += eps
             b_o *= 1.0 / d
