@@ -13,6 +13,7 @@ SHAPES = (
     {"B": 1, "H": 8, "N": 1000, "D": 128, "dtype": "bfloat16", "causal": True},
     {"B": 1, "H": 8, "N": 1000, "D": 256, "dtype": "bfloat16", "causal": True},
     {"B": 1, "H": 8, "N": 1000, "D": 128, "dtype": "float16", "causal": True},
+    {"B": 1, "H": 8, "N": 200, "D": 256, "dtype": "float32", "causal": True},
     {"B": 1, "H": 8, "N": 1000, "D": 256, "dtype": "float32", "causal": True},
 )
 
