@@ -122,7 +122,8 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     if dtype == torch.float32 and arch and kernel != "step_kernel":
         # Without tensor cores every multiplication is an instruction. Larger tiles spill, and take
         # seconds to compile, at the first call. (The interpreter, arch 0, compiles nothing.)
-        return Tile(16, features, min(values, 128, 4096 // features), narrowest, 2, 8, 1)
+        most = 32 if kernel == "causal_output_kernel" else 128
+        return Tile(16, features, min(values, most, 4096 // features), narrowest, 2, 8, 1)
     # the state of a program is features × values in float32 registers: 64 KiB at the most.
     # backward_key_kernel also keeps it in shared memory, twice: operands of four bytes take half
     # the width where a program has 99 or 163 KiB.
