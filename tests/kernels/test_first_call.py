@@ -57,7 +57,7 @@ short.forward(q, k, v, None, True, **options, keep=False)
 note("short")
 print(json.dumps(rows))
 """
-MOST = 3000  # instructions of a kernel that compiles in about a second
+MOST = 3500  # instructions of a kernel that compiles in about a second
 
 
 @pytest.mark.parametrize("D", [64, 128, 256])
