@@ -27,7 +27,7 @@ def run(program: str, *arguments):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     done = subprocess.run(
         [sys.executable, "-c", program, *map(json.dumps, arguments)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -36,8 +36,24 @@ def run(program: str, *arguments):
 def instead_of_launching(arch: int) -> dict:
     """From now on launches compile for sm_<arch>: {"module.kernel": the largest of its forms}.
 
-    A form is larger if it takes more shared memory. Types, constants and what is known of
-    alignment are those that Triton finds at a launch.
+    A form is larger if it takes more shared memory.
+    """
+    compiled = {}
+
+    def keep(name, values, options, kernel):
+        known = compiled.get(name)
+        if known is None or kernel.metadata.shared >= known.metadata.shared:
+            compiled[name] = kernel
+
+    compile_launches(arch, keep)
+    return compiled
+
+
+def compile_launches(arch: int, keep) -> None:
+    """From now on launches compile for sm_<arch>, each form of a kernel once.
+
+    keep("module.kernel", arguments, options, compiled) is called for each. Types, constants and
+    what is known of alignment are those that Triton finds at a launch.
     """
     import torch
     import triton
@@ -46,7 +62,7 @@ def instead_of_launching(arch: int) -> dict:
 
     types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
     types |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
-    compiled = {}
+    forms = set()
 
     def compile_instead(self, *args, grid, warmup, **kwargs):
         options = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
@@ -66,12 +82,12 @@ def instead_of_launching(arch: int) -> dict:
                     aligned[(i,)] = [["tt.divisibility", 16]]
             else:
                 signature[name] = "fp32"
+        form = (self.fn, *(str(x) for x in (signature, constants, aligned, options)))
+        if form in forms:
+            return
+        forms.add(form)
         source = ASTSource(self, signature, constants, aligned)
         kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-        name = f"{self.fn.__module__}.{self.fn.__name__}"
-        known = compiled.get(name)
-        if known is None or kernel.metadata.shared >= known.metadata.shared:
-            compiled[name] = kernel
+        keep(f"{self.fn.__module__}.{self.fn.__name__}", values, options, kernel)
 
     triton.runtime.JITFunction.run = compile_instead
-    return compiled

@@ -1,13 +1,17 @@
 """Every kernel compiles for every GPU it is meant for, and fits into its shared memory.
 
-No GPU is needed, see `ahead`.
+These are tiles of each kind; `compile_all`, a command, compiles all that are configured. No GPU is
+needed, see `ahead`.
 """
 
 import ahead
+import compile_all
 import pytest
+import torch
+from compile_all import SHARED
 
-# KiB of shared memory that one program may have
-SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
+from kernels import configs
+
 EXPECTED = {
     "combine_kernel",
     "mean_kernel",
@@ -39,49 +43,40 @@ CASES = [
     (100, 64, 64, "bfloat16", 1024),
 ]
 
-PROGRAM = """
-import json, sys
-import ahead
-import torch
-
-arch, D, Dv, dtype, N = json.loads(sys.argv[1])
-compiled = ahead.instead_of_launching(arch)
-
-from kernels import bidirectional, causal, chained, configs, decode, ops, short
-assert not ops.INTERPRETED
-configs.SHORT = configs.SHARED = 0
-configs.hardware = lambda device: (arch, 100)
-
-q, k = (torch.zeros(2, 2, N, D, dtype=getattr(torch, dtype)) for _ in range(2))
-v = torch.zeros(2, 2, N, Dv, dtype=q.dtype)
-state = torch.zeros(2, 2, D * Dv + D)
-options = {"cu_seqlens": None, "feature_map": "elu", "normalize": True, "scale": 1.0}
-forward = {**options, "eps": 1e-6, "initial": state}
-o, after = bidirectional.forward(q, k, v, **forward)
-bidirectional.backward(q, k, v, state, after, o, state, **options, eps=1e-6)
-for is_causal in (False, True):
-    for configs.SHORT in (0, N):  # sums shared, and not
-        short.forward(q, k, v, state, is_causal, "elu", True, 1.0, 1e-6, True)
-configs.SHORT = 0
-if arch == 90 and D == Dv == 64:
-    chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
-o, after, kept = causal.forward(q, k, v, **forward, save=True)
-causal.backward(q, k, v, state, after, kept, o, state, **options, eps=1e-6)
-decode.step(
-    q[:, :, 0], k[:, :, 0], v[:, :, 0], torch.zeros(2, 2, D, Dv), torch.zeros(2, 2, D),
-    None, "elu", True, 1.0, 1e-6,
-)
-print(json.dumps({n.split('.')[-1]: k.metadata.shared for n, k in compiled.items()}))
-"""
-
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "sm_{}-{}x{}-{}-{}".format(*c))
 def test_every_kernel_compiles_and_fits(case):
-    shared = ahead.run(PROGRAM, case)
+    arch, D, Dv, dtype, N = case
+    rows = compile_all.rows_of(arch, dtype, [(D, Dv, N)])
     # the chained kernel takes powers of two, and runs on an H100 only
-    assert set(shared) | {"chained_kernel"} == EXPECTED
-    too_much = {name: n for name, n in shared.items() if n > SHARED[case[0]] * 1024}
-    assert not too_much, f"more than the {SHARED[case[0]]} KiB of an sm_{case[0]}: {too_much}"
+    assert {row["kernel"].split()[0] for row in rows} | {"chained_kernel"} == EXPECTED
+    wrong, noted = compile_all.faults(rows)
+    print(*noted, sep="\n")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_faults_are_found():
+    row = {"arch": 86, "dtype": "float32", "kernel": "short_kernel", "tile": [16, 64, 64, 8, 1]}
+    fine = row | {"shared": 99 * 1024, "registers": 255, "stack": 0}
+    assert compile_all.faults([fine]) == ([], [])
+    for change in ({"shared": 99 * 1024 + 1}, {"registers": None}, {"stack": 16}, {"stack": None}):
+        wrong, noted = compile_all.faults([fine | change])
+        assert len(wrong) == 1 and not noted and "sm_86 float32 short_kernel" in wrong[0]
+    for change in ({"dtype": "bfloat16", "stack": 16}, {"stack": compile_all.WORDS}):
+        wrong, noted = compile_all.faults([fine | change])
+        assert not wrong and "bytes of stack" in noted[0]
+
+
+@pytest.mark.parametrize("arch", SHARED)
+def test_no_tile_is_forgotten(arch):
+    """Every tile that the operator takes is among those that `compile_all` compiles."""
+    sizes = (1, 16, 33, 64, 100, 128, 200, 256)
+    for dtype in compile_all.DTYPES:
+        kind, shapes = getattr(torch, dtype), compile_all.shapes_of(arch, dtype, lengths=(1000,))
+        for name in EXPECTED:
+            compiled = {configs.tile(name, D, Dv, kind, arch) for D, Dv, _ in shapes}
+            taken = {configs.tile(name, D, Dv, kind, arch) for D in sizes for Dv in sizes}
+            assert taken <= compiled, name
 
 
 # --- with decay --------------------------------------------------------------------------------
