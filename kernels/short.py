@@ -91,7 +91,7 @@ def short_kernel(
     keys = first if CAUSAL else M
     if SHARED:
         states += head.to(tl.int64) * (D * DV + D)
-        stride_states = heads.to(tl.int64) * (D * DV + D)
+        stride_states = heads * (D * DV + D)  # few heads; a single one is known to the compiler
         start, keys = rows_of(0, M, part, parts, BLOCK_N)
         if not adds:
             start = keys

@@ -131,3 +131,29 @@ def test_every_kernel_with_decay_compiles_and_fits(case):
     assert set(shared) == WITH_DECAY
     too_much = {name: n for name, n in shared.items() if n > SHARED[case[0]] * 1024}
     assert not too_much, f"more than the {SHARED[case[0]]} KiB of an sm_{case[0]}: {too_much}"
+
+
+ONE_HEAD = """
+import json, sys
+import ahead
+import torch
+
+compiled = ahead.instead_of_launching(90)
+from kernels import configs, ops
+
+configs.hardware = lambda device: (90, 132)
+forms = []
+for N in (1, 100, 1000, 2000, 5000):
+    for causal in (False, True):
+        q, k, v = (torch.zeros(1, 1, N, 64, dtype=torch.bfloat16) for _ in range(3))
+        ops._run_forward(q, k, v, None, None, None, causal, "elu", True, 1.0, 1e-6, True)
+        forms.append([N, causal])
+print(json.dumps([sorted({n.split('.')[-1] for n in compiled}), len(forms)]))
+"""
+
+
+def test_one_head_compiles_at_every_length():
+    """A number that is 1 is known to the compiler, and then no tensor with a tensor's methods."""
+    kernels, forms = ahead.run(ONE_HEAD)
+    assert forms == 10
+    assert {"short_kernel", "state_kernel", "output_kernel", "causal_output_kernel"} <= set(kernels)

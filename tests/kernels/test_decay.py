@@ -185,7 +185,8 @@ def test_any_strides(causal):
     plain = linear_attention(q, k, v, decay=g, causal=causal)
     odd = [x.mT.contiguous().mT for x in (q, k)] + [v.transpose(1, 2).contiguous().transpose(1, 2)]
     strided = linear_attention(*odd, decay=g.mT.contiguous().mT, causal=causal)
-    assert torch.equal(plain, strided)
+    # not bit for bit: what lies otherwise in memory, a GPU spreads over its threads otherwise
+    assert_close("o", strided, plain, 1e-5)
 
 
 @both_ways
@@ -273,7 +274,7 @@ def test_one_decay_for_each_head_is_the_same_at_every_token(causal):
     g = decays(FLOAT32, 2)
     each = g[None, :, None].expand(1, 2, 50).contiguous()
     one = linear_attention(q, k, v, decay=g, causal=causal)
-    assert torch.equal(one, linear_attention(q, k, v, decay=each, causal=causal))
+    assert_close("o", linear_attention(q, k, v, decay=each, causal=causal), one, 1e-5)
 
 
 @both_ways
