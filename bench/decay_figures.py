@@ -231,6 +231,8 @@ def table(study: Study, B: int) -> tables.Table:
                 texts.append(style.number(time) if time else row.get("status", "–"))
                 texts.append(style.number(least / time) if time and least else "–")
             cells.append([style.order(causal), label, *texts])
+    if not cells:
+        return tables.Table(["nothing was measured"], [], study.line)
     heads = ["order", "way", "forward [ms]", "copy / time", "+ backward [ms]", "copy / time"]
     return tables.Table(heads, cells, f"(B, 8, 64K, 64), B = {B}; {study.line}.")
 

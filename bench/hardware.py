@@ -49,6 +49,8 @@ class Provenance:
 
     def line(self, live: bool) -> str:
         """One line for under a figure or table: `recorded on NVIDIA …, 2026-01-31, torch …`."""
+        if self.gpu == "none":
+            return "not measured on a GPU yet"
         parts = [f"{'live' if live else 'recorded'} on {self.gpu}", self.date[:10]]
         parts.append(f"torch {self.torch}")
         if self.triton:

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -105,3 +105,9 @@ def test_this_gpu():
     assert facts["gpu"] != "none"
     for name in ("capability", "sm_count", "memory_bytes", "l2_bytes"):
         assert facts[name], name
+
+
+def test_a_line_does_not_say_that_no_gpu_recorded_it():
+    some = hardware.provenance()
+    assert replace(some, gpu="none").line(live=False) == "not measured on a GPU yet"
+    assert replace(some, gpu="A GPU").line(live=False).startswith("recorded on A GPU, ")
