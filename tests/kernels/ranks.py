@@ -216,18 +216,28 @@ def _one_part_fewer(kernel, *arguments):
     return tile, max(1, parts - (kernel == "causal_backward_query_kernel"))
 
 
+def meet(store, name):
+    """Returns when all ranks have come here, by a file: none depends on the socket of another."""
+    store.add(f"meet/{name}", 1)
+    until = time.monotonic() + PATIENCE
+    while store.add(f"meet/{name}", 0) < WORLD:
+        if time.monotonic() > until:
+            raise TimeoutError(f"not all ranks came to {name}")
+        time.sleep(0.01)
+
+
 def work(rank, store, results):
     """One rank: every case that fits, then everything that goes wrong."""
     torch.set_num_threads(1)
     device = torch.device("cuda", rank) if ON_GPUS else torch.device("cpu")
     if ON_GPUS:
         torch.cuda.set_device(device)
+    store, patience = dist.FileStore(store, WORLD), timedelta(seconds=PATIENCE)
     dist.init_process_group(
-        "nccl" if ON_GPUS else "gloo", store=dist.FileStore(store, WORLD),
-        rank=rank, world_size=WORLD, timeout=timedelta(seconds=PATIENCE),
-    )  # fmt: skip
+        "nccl" if ON_GPUS else "gloo", store=store, rank=rank, world_size=WORLD, timeout=patience
+    )
     sets = dict.fromkeys(c.members for c in CASES.values() if max(c.members) < WORLD)
-    groups = {members: dist.new_group(members) for members in sets}
+    groups = {members: dist.new_group(members, timeout=patience) for members in sets}
     for name, case in CASES.items():
         if rank in case.members and case.members in groups:
             settings(case)
@@ -243,7 +253,8 @@ def work(rank, store, results):
         os._exit(0)  # a group that has lost a rank cannot be taken down in order
 
     for what in WRONG:  # each in a group of its own, all ranks in it
-        group = dist.new_group(list(range(WORLD)))
+        group = dist.new_group(list(range(WORLD)), timeout=patience)
+        meet(store, what)  # nobody leaves before all are connected
         begin, said, afterwards = time.monotonic(), None, None
         try:
             wrong(what, rank, group, device, leave)
@@ -269,8 +280,10 @@ def run_all():
         for p in processes:
             p.start()
         results = {}
-        until = time.monotonic() + 900
+        until = time.monotonic() + 300
         while any(p.is_alive() for p in processes) or not channel.empty():
+            if any(p.exitcode for p in processes):  # the others would wait for it
+                until = min(until, time.monotonic() + 5)
             try:
                 name, rank, result = channel.get(timeout=0.2)
                 results.setdefault(name, {})[rank] = result
