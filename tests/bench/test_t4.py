@@ -34,6 +34,7 @@ LIMITS = {
     "quadratic-problem": lambda m: m.QUICK.budget_s,
     "chunk-size": lambda m: 15.0,
     "decoding": lambda m: 15.0,
+    "quality": lambda m: m.QUICK_LIMIT_S,
 }
 # Studies that take a part of the length on a GPU older than sm_80.
 SHORTER = {"journey": 1 / 8}

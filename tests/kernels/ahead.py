@@ -49,11 +49,11 @@ def instead_of_launching(arch: int) -> dict:
     return compiled
 
 
-def compile_launches(arch: int, keep) -> None:
+def compile_launches(arch: int, keep, once: bool = False) -> None:
     """From now on launches compile for sm_<arch>, each form of a kernel once.
 
-    keep("module.kernel", arguments, options, compiled) is called for each. Types, constants and
-    what is known of alignment are those that Triton finds at a launch.
+    keep("module.kernel", arguments, options, compiled) is called at each launch, or `once` a form.
+    Types, constants and what is known of alignment are those that Triton finds at a launch.
     """
     import torch
     import triton
@@ -62,7 +62,7 @@ def compile_launches(arch: int, keep) -> None:
 
     types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
     types |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
-    forms = set()
+    forms = {}
 
     def compile_instead(self, *args, grid, warmup, **kwargs):
         options = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
@@ -83,11 +83,12 @@ def compile_launches(arch: int, keep) -> None:
             else:
                 signature[name] = "fp32"
         form = (self.fn, *(str(x) for x in (signature, constants, aligned, options)))
-        if form in forms:
+        if form not in forms:
+            source = ASTSource(self, signature, constants, aligned)
+            target = GPUTarget("cuda", arch, 32)
+            forms[form] = triton.compile(source, target=target, options=options)
+        elif once:
             return
-        forms.add(form)
-        source = ASTSource(self, signature, constants, aligned)
-        kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-        keep(f"{self.fn.__module__}.{self.fn.__name__}", values, options, kernel)
+        keep(f"{self.fn.__module__}.{self.fn.__name__}", values, options, forms[form])
 
     triton.runtime.JITFunction.run = compile_instead

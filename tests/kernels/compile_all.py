@@ -36,7 +36,7 @@ def compile_for(arch: int, dtype: str, shapes: list) -> None:
     import torch
 
     rows = []
-    ahead.compile_launches(arch, lambda *form: rows.append(_row(arch, dtype, *form)))
+    ahead.compile_launches(arch, lambda *form: rows.append(_row(arch, dtype, *form)), once=True)
 
     from kernels import bidirectional, causal, chained, configs, decode, short
 
