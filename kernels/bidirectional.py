@@ -142,7 +142,7 @@ def state_kernel(
     ones = tl.full([BLOCK_N, 1], 1.0, dtype=OPERAND)  # a sum over rows as a matrix product
     blocks = tl.cdiv(last - first, BLOCK_N)
     for i in range(0, blocks):
-        # last to first: the rows that the next pass begins with are then the newest in the L2 cache
+        # last to first: the next pass begins with rows that are then newest in the L2
         n = first + (i if WEIGHTED else blocks - 1 - i) * BLOCK_N
         rows = (n + offs_n).to(tl.int64)
         keep_k = (offs_d[:, None] < D) & (rows[None, :] < last)
