@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 
 from . import configs
-from .bidirectional import load_tile, sequence_of, store_tile
+from .bidirectional import dot, load_tile, sequence_of, store_tile
 from .feature_maps import phi_operand
 from .launch import launch
 from .reference import FORGOTTEN
@@ -166,11 +166,11 @@ def decay_state_kernel(
             fk = (fk.to(tl.float32) * factor[None, :]).to(OPERAND)
             if NORMALIZE:
                 w_z = tl.load(z_weight + row, n < last, 0.0)  # [BLOCK_N]
-                z = tl.dot(fk, w_z[:, None].to(OPERAND), z, input_precision=PRECISION)
+                z = dot(fk, w_z[:, None].to(OPERAND), PRECISION, z)
         else:
             fk = scaled(fk, tl.exp(tl.minimum(left - log_g, 0.0))[None, :], OPERAND)
-            z = tl.dot(fk, ones, z, input_precision=PRECISION)
-        s = tl.dot(fk, b_v.to(OPERAND), s * tl.exp(left), input_precision=PRECISION)
+            z = dot(fk, ones, PRECISION, z)
+        s = dot(fk, b_v.to(OPERAND), PRECISION, s * tl.exp(left))
         total += left
 
     to = index if BACKWARD else index + 1
@@ -343,23 +343,22 @@ def decay_output_kernel(
         fqt = tl.trans(fq)
 
         # [decay-chunk:begin]
+        weights = dot(fk, fqt, PRECISION)  # [key, query]
         if FAST:
-            weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
             weights = tl.where(seen, weights, 0.0).to(OPERAND)
         else:
-            weights = tl.dot(fk, fqt, input_precision=PRECISION)  # [key, query]
             between = tl.where(seen, log_g[None, :] - log_g[:, None], float("-inf"))
             weights = (weights * tl.exp2(between)).to(OPERAND)
-        b_ot = tl.dot(st.to(OPERAND), fqt, input_precision=PRECISION)  # [BLOCK_DV, BLOCK_N]
+        b_ot = dot(st.to(OPERAND), fqt, PRECISION)  # [BLOCK_DV, BLOCK_N]
         if not FAST:
             b_ot *= tl.exp2(log_g)[None, :]
-        b_ot = tl.dot(b_vt, weights, b_ot, input_precision=PRECISION)
+        b_ot = dot(b_vt, weights, PRECISION, b_ot)
         # [decay-chunk:end]
         if NORMALIZE:
-            d = tl.dot(z.to(OPERAND), fqt, input_precision=PRECISION)  # [1, BLOCK_N]
+            d = dot(z.to(OPERAND), fqt, PRECISION)  # [1, BLOCK_N]
             if not FAST:
                 d *= tl.exp2(log_g)[None, :]
-            d = tl.dot(ones, weights, d, input_precision=PRECISION)
+            d = dot(ones, weights, PRECISION, d)
             d = tl.sum(d, axis=0)  # [BLOCK_N]
         row = (batch * H + h) * N + rows
         offs_ot = offs_dv[:, None] + row[None, :] * DV
@@ -381,14 +380,14 @@ def decay_output_kernel(
                 b_ot *= scale
             store_tile(o + offs_ot, b_ot, keep_vt, FULL)
         if FAST:
-            st = tl.dot(b_vt, fk, st, input_precision=PRECISION) * tl.exp2(left)
-            z = tl.dot(ones, fk, z, input_precision=PRECISION) * tl.exp2(left)
+            st = dot(b_vt, fk, PRECISION, st) * tl.exp2(left)
+            z = dot(ones, fk, PRECISION, z) * tl.exp2(left)
         else:
             kept = tl.exp2(tl.minimum(left - log_g, 0.0))  # [BLOCK_N]: of a key, after the chunk
             b_vt = (b_vt.to(tl.float32) * kept[None, :]).to(OPERAND)
-            st = tl.dot(b_vt, fk, st * tl.exp2(left), input_precision=PRECISION)
+            st = dot(b_vt, fk, PRECISION, st * tl.exp2(left))
             z *= tl.exp2(left)
-            z = tl.dot(kept[None, :].to(OPERAND), fk, z, input_precision=PRECISION)
+            z = dot(kept[None, :].to(OPERAND), fk, PRECISION, z)
 
     if HALF == 0:
         once = (part == parts - 1) & (h % GROUP == 0) & mine
@@ -416,12 +415,8 @@ class Run:
 
     def __init__(self, q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half):
         self.q, self.k, self.v, self.decay, self.cu_seqlens = q, k, v, decay, cu_seqlens
-        self.feature_map, self.normalize, self.parts, self.half = (
-            feature_map,
-            normalize,
-            parts,
-            half,
-        )
+        self.feature_map, self.normalize = feature_map, normalize
+        self.parts, self.half = parts, half
         self.sequences = q.shape[0] if cu_seqlens is None else cu_seqlens.numel() - 1
         self.group = q.shape[1] // k.shape[1]
 

@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .bidirectional import load_tile, sequence_of, store_tile, sum_tiles
+from .bidirectional import dot, load_tile, sequence_of, store_tile, sum_tiles
 from .decay import LEAST, Run, decay_at, load_decay, part_of, parts_for, rows_at
 from .feature_maps import phi_backward, phi_operand
 from .launch import launch
@@ -116,8 +116,8 @@ def decay_backward_query_kernel(
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND).to(tl.float32)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
-        w = tl.dot(b_do.to(OPERAND), b_vt, input_precision=PRECISION)  # [BLOCK_N, BLOCK_N]
-        dfq = tl.dot(b_do.to(OPERAND), st.to(OPERAND), input_precision=PRECISION)
+        w = dot(b_do.to(OPERAND), b_vt, PRECISION)  # [BLOCK_N, BLOCK_N]
+        dfq = dot(b_do.to(OPERAND), st.to(OPERAND), PRECISION)
         if NORMALIZE:
             # [BLOCK_N, BLOCK_DV]
             b_o = load_tile(o + row[:, None] * DV + offs_dv[None, :], keep_v, FULL)
@@ -127,7 +127,7 @@ def decay_backward_query_kernel(
             dfq += b_r[:, None] * z
         w *= tl.exp(tl.where(seen, log_g[:, None] - log_g[None, :], float("-inf")))
         dfq *= tl.exp(log_g)[:, None]
-        dfq = tl.dot(w.to(OPERAND), fk, dfq, input_precision=PRECISION)  # [BLOCK_N, BLOCK_D]
+        dfq = dot(w.to(OPERAND), fk, PRECISION, dfq)  # [BLOCK_N, BLOCK_D]
         if NORMALIZE:
             dfq *= tl.load(inverse + row, n < last, 0.0)[:, None]
         else:
@@ -140,7 +140,7 @@ def decay_backward_query_kernel(
         store_tile(dq + offs_dq, b_dq, keep_q, FULL)
 
         fk = (fk.to(tl.float32) * tl.exp(tl.minimum(left - log_g, 0.0))[:, None]).to(OPERAND)
-        st = tl.dot(b_vt, fk, st * tl.exp(left), input_precision=PRECISION)
+        st = dot(b_vt, fk, PRECISION, st * tl.exp(left))
         z = z * tl.exp(left) + tl.sum(fk.to(tl.float32), axis=0)[None, :]
     # [decay-backward-query-kernel:end]
 
@@ -244,13 +244,13 @@ def decay_backward_key_kernel(
         else:
             fq = fq.to(tl.float32) * scale
 
-        w = tl.dot(b_v.to(OPERAND), b_dot, input_precision=PRECISION)  # [j, t]
+        w = dot(b_v.to(OPERAND), b_dot, PRECISION)  # [j, t]
         if NORMALIZE:
             w += b_r[None, :]
         w *= tl.exp(tl.where(seen_t, log_g[None, :] - log_g[:, None], float("-inf")))
-        dfk = tl.dot(b_v.to(OPERAND), dst.to(OPERAND), input_precision=PRECISION) + dz
+        dfk = dot(b_v.to(OPERAND), dst.to(OPERAND), PRECISION) + dz
         dfk *= after[:, None]
-        dfk = tl.dot(w.to(OPERAND), fq.to(OPERAND), dfk, input_precision=PRECISION)
+        dfk = dot(w.to(OPERAND), fq.to(OPERAND), PRECISION, dfk)
         tl.store(y + row, tl.sum(fk.to(tl.float32) * dfk, axis=1), n < last)
         b_dk = phi_backward(fk.to(tl.float32), dfk, 1, FEATURE_MAP)
         offs_dk = tile.to(tl.int64) * stride_dk + row[:, None] * D + offs_d[None, :]
@@ -258,18 +258,18 @@ def decay_backward_key_kernel(
             b_dk += load_tile(first_dk + offs_dk, keep_q, FULL)  # [BLOCK_N, BLOCK_D]
         store_tile(dk + offs_dk, b_dk, keep_q, FULL)
 
-        p = tl.dot(fq.to(OPERAND), fkt, input_precision=PRECISION)  # [t, j]
+        p = dot(fq.to(OPERAND), fkt, PRECISION)  # [t, j]
         p *= tl.exp(tl.where(seen, log_g[:, None] - log_g[None, :], float("-inf")))
-        b_dvt = tl.dot(dst.to(OPERAND), fkt, input_precision=PRECISION)  # [BLOCK_DV, j]
+        b_dvt = dot(dst.to(OPERAND), fkt, PRECISION)  # [BLOCK_DV, j]
         b_dvt *= after[None, :]
-        b_dvt = tl.dot(b_dot, p.to(OPERAND), b_dvt, input_precision=PRECISION)
+        b_dvt = dot(b_dot, p.to(OPERAND), PRECISION, b_dvt)
         offs_dvt = row[None, :] * DV + offs_dv[:, None]
         if HALF == 2:
             b_dvt += load_tile(first_dv + offs_dvt, keep_vt, FULL)  # [BLOCK_DV, j]
         store_tile(dv + offs_dvt, b_dvt, keep_vt, FULL)
 
         fq *= tl.exp(log_g)[:, None]
-        dst = tl.dot(b_dot, fq.to(OPERAND), dst * tl.exp(left), input_precision=PRECISION)
+        dst = dot(b_dot, fq.to(OPERAND), PRECISION, dst * tl.exp(left))
         dz *= tl.exp(left)
         if NORMALIZE:
             dz += tl.sum(fq * b_r[:, None], axis=0)[None, :]
@@ -409,7 +409,7 @@ def backward(
             HAS_END=dstate is not None,
             REVERSE=half == 2, PACKED=cu_seqlens is not None, num_warps=4, **common,
         )  # fmt: skip
-    dk = dk[0] if k_tiles == 1 else dk.sum(0)
+    dk = sum_tiles(dk, dk.dtype)
     dinitial = None if initial is None else dstates[0]
     if GROUP > 1:
         dk, dv = (x.unflatten(1, (Hk, GROUP)).sum(2) for x in (dk, dv))
