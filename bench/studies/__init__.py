@@ -202,6 +202,18 @@ def study(name: str, directory=None) -> Study:
     return there[0]
 
 
+def study_or_nothing(name: str) -> Study:
+    """As `study`, for a page that can be read without it.
+
+    Where there is neither a GPU nor a record it says so, and nothing is found in the study.
+    """
+    try:
+        return study(name)
+    except BenchError as problem:
+        print(f"No times on this page: {problem}")
+        return Study(name, hardware.provenance(), [{"part": "nothing"}])
+
+
 def write(study: Study, directory=None) -> Path:
     """Write a study to its place under `directory` (default: results/studies)."""
     place = Path(directory or DIRECTORY) / study.provenance.slug / f"{study.study}.json"

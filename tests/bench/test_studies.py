@@ -67,6 +67,16 @@ def test_without_gpu_and_record_it_says_what_to_type(example, tmp_path):
         studies.study("example", tmp_path)
 
 
+def test_a_page_without_a_study_says_so_and_finds_nothing(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: False)
+    monkeypatch.setattr(studies, "DIRECTORY", tmp_path)
+    none = studies.study_or_nothing("example")
+    assert "python -m bench study example" in capsys.readouterr().out
+    assert not none.select(n=1) and not none.live
+    studies.write(studies.Study("example", GPU, ROWS), tmp_path)
+    assert studies.study_or_nothing("example").select(n=1) == studies.study("example").select(n=1)
+
+
 def test_the_newer_architecture_comes_first(example, tmp_path):
     old = dataclasses.replace(GPU, slug="nvidia-old", capability="7.5")
     studies.write(dataclasses.replace(example, provenance=old), tmp_path)

@@ -81,10 +81,13 @@ def cell_s(name: str) -> float:
     return min(total, LIMITS[name](module) + longest) if name in LIMITS else total
 
 
+STUDIED = r"bench\.(?:study|studies\.study_or_nothing)\(\"([\w-]+)\"\)"
+
+
 def in_pages() -> set[str]:
     """The studies that pages measure."""
     pages = (results.DIRECTORY.parent / "chapters").rglob("*.md")
-    found = (re.findall(r"bench\.study\(\"([\w-]+)\"\)", page.read_text()) for page in pages)
+    found = (re.findall(STUDIED, page.read_text()) for page in pages)
     return {name for names in found for name in names} & set(studies.names())
 
 
