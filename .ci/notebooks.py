@@ -146,6 +146,16 @@ def run(path: Path, python: Path) -> tuple[str, float, str | None]:
     return name, time.monotonic() - begin, problem
 
 
+def in_turn(paths, run_one, run_many):
+    """The outcomes in order: of the first path alone, then of the others side by side.
+
+    On Colab each notebook has a machine to itself. Here they share one Python, and two that
+    install what is missing into it at the same moment break each other's pip.
+    """
+    yield run_one(paths[0])
+    yield from run_many(run_one, paths[1:])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", nargs="*", type=Path)
@@ -166,7 +176,7 @@ def main() -> int:
     gpu = shutil.which("nvidia-smi") is not None
     failed = 0
     with ThreadPoolExecutor(options.jobs or (1 if gpu else 2)) as pool:
-        for name, seconds, problem in pool.map(lambda path: run(path, python), paths):
+        for name, seconds, problem in in_turn(paths, lambda path: run(path, python), pool.map):
             print(f"{name}: {'failed' if problem else 'ran'} in {seconds:.0f} s", flush=True)
             if problem:
                 failed += 1

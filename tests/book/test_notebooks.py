@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -348,3 +350,19 @@ def test_it_installs_what_the_packages_ask_for():
     text = (ROOT / "pyproject.toml").read_text()
     asked = {need for need in first_cell.NEEDS if f'"{need}"' in text}
     assert asked == set(first_cell.NEEDS)
+
+
+def test_the_notebook_that_installs_runs_alone():
+    """Two pips that install into one Python at once break each other."""
+    done, meet = [], threading.Barrier(2)
+
+    def run_one(name):
+        if name != "first":
+            assert done[0] == "first"
+            meet.wait(timeout=60)  # breaks where the two others do not run side by side
+        done.append(name)
+        return name
+
+    names = ["first", "second", "third"]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(ci.in_turn(names, run_one, pool.map)) == names
