@@ -1,4 +1,4 @@
-"""Who takes part: one declaration each, and nothing else to touch when another is added.
+"""Who takes part: one declaration each, and a name in a plan of the study `contenders`.
 
     register(Contender(name="mine", label="My kernel", function=LINEAR, forward=my_attention, ...))
 

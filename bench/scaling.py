@@ -2,9 +2,9 @@
 
 The time of N tokens on R ranks is that of a piece on one GPU, and of the exchanges:
 
-    T(N, R) = a + b N / R + E · X(R)
+    T(N, R) = t0 + t1 N / R + E · X(R)
 
-a and b are fitted to times of one GPU, E is 1 for the forward and 2 for both passes, and X(R) is
+t0 and t1 are fitted to times of one GPU, E is 1 for the forward and 2 for both passes, and X(R) is
 so many times x, the exchange of two ranks, which is measured or assumed:
 
 - "in a row": R - 1 such exchanges, one after another, as a ring passes the states of all around;

@@ -211,7 +211,12 @@ def study_or_nothing(name: str) -> Study:
         return study(name)
     except BenchError as problem:
         print(f"No times on this page: {problem}")
-        return Study(name, hardware.provenance(), [{"part": "nothing"}])
+        return nothing(name)
+
+
+def nothing(name: str) -> Study:
+    """A study that was not measured: no row is found in it."""
+    return Study(name, replace(hardware.provenance(), gpu="none"), [{"part": "nothing"}])
 
 
 def write(study: Study, directory=None) -> Path:
