@@ -12,7 +12,8 @@ The backward pass has the same shape, with queries and keys in each other's plac
 
 S is small (D × Dv for each head) and stays on the chip during a pass; each pass reads every row
 once. The rows of a head are cut into `parts` so that all multiprocessors have work; each part
-leaves its own sum, and `combine_kernel` adds them in a fixed order: two runs agree to the last bit.
+leaves its own sum, and `combine_kernel`, or the output pass where there are few, adds them in a
+fixed order: two runs agree to the last bit.
 
 What all values have in common cancels in dq and dk, where there is a normalizer: it is taken out
 before anything is rounded. With c a mean of the values, S - z cᵀ stands for S and v - c for v, and

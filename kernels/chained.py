@@ -147,7 +147,7 @@ def chained_kernel(
 
 
 def forward(q, k, v, initial, feature_map, normalize, scale, eps, save):
-    """As `causal.forward`, for the shapes that `configs.chained` admits."""
+    """As `causal.forward`, for what `configs.chained_is_faster` admits."""
     B, H, N, D = q.shape
     Hk, DV = v.shape[1], v.shape[3]
     segments = configs.cdiv(N, configs.CHAINED.segment)

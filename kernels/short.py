@@ -102,7 +102,8 @@ def short_kernel(
                     pass
             for i in tl.range(0, needed, num_stages=1, loop_unroll_factor=AT_ONCE):
                 here = states + i * stride_states
-                # past the L1 cache (.cg), which may hold what lay here before
+                # [BLOCK_D, BLOCK_DV] and [BLOCK_D, 1], past the L1 cache (.cg), which may hold
+                # what lay here before
                 s += tl.load(here + offs_s, keep_s, 0.0, cache_modifier=".cg")
                 z += tl.load(here + offs_z, keep_z, 0.0, cache_modifier=".cg")
     for n in range(start, keys, BLOCK_N):

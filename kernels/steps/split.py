@@ -118,7 +118,6 @@ def combine(states):
     return total
 
 
-# [split-launch:begin]
 def forward(q, k, v, out=None, *, parts=None):
     """o [B, H, N, Dv] in q's dtype, float32 or bfloat16; written to `out` if given.
 
@@ -128,4 +127,3 @@ def forward(q, k, v, out=None, *, parts=None):
     parts = parts or number_of_parts(B * H, N, k.device)
     total = combine(partial_states(k, v, parts))
     return strided.output(q, total, v.shape[-1], out)
-    # [split-launch:end]

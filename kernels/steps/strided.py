@@ -89,7 +89,6 @@ def output_kernel(
     # [output-pass:end]
 
 
-# [strided-launch:begin]
 def forward(q, k, v, out=None):
     """o [B, H, N, Dv] in q's dtype, float32 or bfloat16; written to `out` if given.
 
@@ -104,7 +103,6 @@ def forward(q, k, v, out=None):
         num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return output(q, states, DV, out)
-    # [strided-launch:end]
 
 
 def output(q, states, DV, out=None):

@@ -111,7 +111,6 @@ def _nothing(q, v):
     return q.new_zeros(*shape, v.shape[-1]), q.new_zeros(*shape, 1)
 
 
-# [function:begin]
 class Attention(torch.autograd.Function):
     """o = attention(q, k, v) with the gradients above: what autograd is told of it."""
 
@@ -127,8 +126,6 @@ class Attention(torch.autograd.Function):
         is_causal, drop = ctx.options
         gradients = causal_gradients if is_causal else bidirectional_gradients
         return *gradients(*ctx.saved_tensors, do, drop=drop), None, None
-
-    # [function:end]
 
 
 def attention(q, k, v, is_causal=False, drop=False):

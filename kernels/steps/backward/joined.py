@@ -2,7 +2,7 @@
 
 Right for contiguous q, k, v and do, [B, H, N, D] and [B, H, N, Dv], any N, D and Dv powers of two
 from 16 to 64 (64 for bfloat16), float32 or bfloat16. `query_pass` is the module whose kernel does
-the first pass: `normalized`, or `missing`, which is wrong on purpose, or `saved`.
+the first pass: `normalized`, `centred`, or `missing`, which is wrong on purpose.
 """
 
 import torch
@@ -22,7 +22,6 @@ def state_of(k, v):
     return split.combine(split.partial_states(k, v, split.number_of_parts(B * H, N, k.device)))
 
 
-# [query-launch:begin]
 def queries(q, do, state, query_pass=normalized, **more):
     """dq like q, and the gradient of the state [B * H, D * Dv + D] float32."""
     B, H, N, D = q.shape
@@ -36,7 +35,6 @@ def queries(q, do, state, query_pass=normalized, **more):
         D=D, DV=DV, **more, **COMPILED,
     )  # fmt: skip
     return dq, split.combine(dstates)
-    # [query-launch:end]
 
 
 def keys_of(k, v, dstate):
@@ -92,7 +90,6 @@ def backward_plain(q, k, v, state, do, scale):
     return dq, *keys_of(k, v, dstate)
 
 
-# [function:begin]
 class Attention(torch.autograd.Function):
     """o = attention(q, k, v) by kernels, differentiable once."""
 
@@ -110,8 +107,6 @@ class Attention(torch.autograd.Function):
         if ctx.query_pass is None:
             return *backward_centred(*saved, do), None
         return *backward(*saved, do, ctx.query_pass), None
-
-    # [function:end]
 
 
 def attention(q, k, v, query_pass=normalized):

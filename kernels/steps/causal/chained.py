@@ -102,7 +102,6 @@ def link_kernel(
     # [link:end]
 
 
-# [launch:begin]
 def forward(q, k, v, *, segment=SEGMENT):
     """o [B, H, N, Dv] in q's dtype, from q, k [B, H, N, D] and v [B, H, N, Dv].
 
@@ -118,4 +117,3 @@ def forward(q, k, v, *, segment=SEGMENT):
         D=D, DV=DV, BLOCK_N=BLOCK_N, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return o
-    # [launch:end]

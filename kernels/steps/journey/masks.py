@@ -1,4 +1,4 @@
-"""Step 8, which did not help: masks on every load and store, though every tile is full.
+"""Step 8, a witness: masks on every load and store, though every tile is full.
 
 Right for contiguous inputs, any N, D and Dv powers of two from 16 on (64 for bfloat16).
 """
