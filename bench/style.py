@@ -67,7 +67,9 @@ def length(n: int) -> str:
 def sentence(*parts: str) -> str:
     """Lines of provenance, or other parts, as one sentence: `Recorded on …; recorded on … .`"""
     text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
+    if text[:1].isascii():  # a φ stays small: Φ means something else
+        text = text[:1].upper() + text[1:]
+    return f"{text}."
 
 
 def order(causal: bool) -> str:
