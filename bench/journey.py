@@ -681,8 +681,10 @@ def wave_drawing(heads: int = 64, parts=(4, 5, 8), sms: int = 132, fit: int = 2)
             w, h = time * one, height * n / (sms * fit)
             color = PALETTE[(1, 0)[j % 2]]
             s.box(left, top + height - h, w - 2, h, color, opacity=0.35)
-            middle = top + height - (h / 2 - 5 if h > 20 else h + 5)
-            s.text(left + w / 2, middle, str(n), "middle", 14)
+            if h > 20:
+                s.text(left + w / 2, top + height - h / 2 + 5, str(n), "middle", 14)
+            else:  # above the box, and away from the line of the copy
+                s.text(left + w - 4, top + height - h - 5, str(n), "end", 14)
             left += w
     end = 8 + one
     bottom = 34 + len(parts) * (height + 44) - 20
