@@ -79,6 +79,7 @@ class Figure:
     numbers: dict[str, tables.Table] = field(default_factory=dict)
     provenance: str = ""
     y_titles: dict[str, str] = field(default_factory=dict)  # where a choice changes what y is
+    unfolded: bool = False  # whether the numbers show at once
 
     @property
     def alt(self) -> str:
@@ -118,8 +119,8 @@ class Figure:
         )
         if numbers:
             numbers = (
-                '<details class="book-numbers"><summary>The numbers of this figure</summary>'
-                f"{numbers}</details>"
+                f'<details class="book-numbers"{" open" if self.unfolded else ""}>'
+                f"<summary>The numbers of this figure</summary>{numbers}</details>"
             )
         return (
             f'<div class="book-figure">{self._selects()}'

@@ -82,7 +82,8 @@ def maps(study: Study) -> Figure | tables.Table:
         Switch("Head", [f"layer {layer}, head {head}" for layer, head in heads]),
         Switch("View", views),
     ]
-    return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
+    source = style.sentence(study.line)
+    return Figure(data, layout, alts, switches, numbers, source, unfolded=True)
 
 
 def anew(task: str, mixer: str, steps: int, temperature: float, causal: bool) -> Figure:
