@@ -121,6 +121,9 @@ def states(study: Study) -> Figure | tables.Table:
         list(dict.fromkeys(r[name] for r in rows)) for name in ("task", "mixer", "after")
     )
     tasks = tasks[::-1]
+    reached = [{r["after"] for r in rows if r["task"] == task} for task in tasks]
+    after = [n for n in after if all(n in r for r in reached)]  # one text is shorter than others
+    rows = [r for r in rows if r["after"] in after]
     largest = {}  # of each model over all its tokens, so that the colours can be compared
     for r in rows:
         key = r["task"], r["mixer"]
