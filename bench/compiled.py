@@ -1,7 +1,8 @@
 """What the compiler makes of a kernel: its text at every stage, registers, shared memory, spills.
 
-`ahead` compiles kernels for a GPU that need not be there, in a process of its own, because this one
-may run kernels in Triton's interpreter. `describe` says the same of a kernel that was launched.
+`ahead` compiles kernels for a GPU that need not be there; where this process runs kernels in
+Triton's interpreter, which cannot, in a process of its own. `describe` says the same of a kernel
+that was launched.
 """
 
 import json
@@ -12,13 +13,18 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from kernels.ops import INTERPRETED
 
 from .errors import BenchError
 from .hardware import ROOT
 
+THREADS = 8  # compile at the same time: each waits for a program of NVIDIA's most of the time
 STAGES = ("ttir", "ttgir", "llir", "ptx", "sass")
 KINDS = {
     "load from global memory": r"LDG",
@@ -125,8 +131,30 @@ def bare(text: str, stage: str) -> list[str]:
 
 def ahead(specs: list[Spec]) -> list[Compiled]:
     """Compile kernels without a GPU; BenchError says why where that cannot be done."""
-    text = _python("bench.compiled", None, json.dumps([asdict(s) for s in specs]))
-    return [Compiled(**c) for c in json.loads(text.splitlines()[-1])]
+    specs = [asdict(spec) for spec in specs]
+    if INTERPRETED:
+        text = _python("bench.compiled", None, json.dumps(specs))
+        return [Compiled(**c) for c in json.loads(text.splitlines()[-1])]
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return [Compiled(**c) for c in pool.map(_compile, specs)]
+    except Exception as problem:
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
+        raise BenchError(f"The compiler could not be run here: {reason}") from None
+
+
+def at_once(calls: Iterable[Callable]) -> None:
+    """Make calls that launch kernels, several at a time, so that these are compiled together.
+
+    What fails is left to whoever makes the call again.
+    """
+
+    def run(call):
+        with suppress(Exception):
+            call()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(run, calls))
 
 
 def interpret(module: str) -> str:

@@ -175,20 +175,24 @@ CALLS = {
 }
 
 
-def recorded(name: str) -> Replay:
-    """A replay of `CALLS`, recorded in a process of its own: a GPU need not be hidden from it."""
+def recorded(*names: str) -> dict[str, Replay]:
+    """Replays of `CALLS`, recorded in a process of its own: a GPU need not be hidden from it."""
     found = fresh.call(
-        "bench.replay", "as_json", {"name": name}, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES=""
+        "bench.replay", "as_json", {"names": names}, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES=""
     )
     if "failed" in found:
-        raise BenchError(f"The replay {name!r} could not be recorded: {found['failed']}.")
-    tensors = {n: tuple(size) for n, size in found["tensors"].items()}
-    events = [Event(**{**e, "runs": [tuple(r) for r in e["runs"]]}) for e in found["events"]]
-    return Replay(tensors, found["steps"], events)
+        raise BenchError(f"{', '.join(names)} could not be recorded: {found['failed']}.")
+    return {name: _read(found[name]) for name in names}
 
 
-def as_json(name: str) -> dict:
-    """A replay as plain data; for `recorded`."""
+def _read(data: dict) -> Replay:
+    tensors = {n: tuple(size) for n, size in data["tensors"].items()}
+    events = [Event(**{**e, "runs": [tuple(r) for r in e["runs"]]}) for e in data["events"]]
+    return Replay(tensors, data["steps"], events)
+
+
+def as_json(names: list[str]) -> dict:
+    """Replays as plain data; for `recorded`."""
     if os.environ.get("TRITON_INTERPRET") != "1":
         raise BenchError("TRITON_INTERPRET has to be 1.")
-    return asdict(record(CALLS[name]))
+    return {name: asdict(record(CALLS[name])) for name in names}

@@ -1,9 +1,17 @@
 """Kernels are compiled for a GPU that is not there, and what is said of them is true."""
 
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+
 import pytest
 
 from bench import compiled
 from bench.errors import BenchError
+from bench.hardware import ROOT
 from kernels.steps.basics import vector_add
 
 TYPES = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"}
@@ -38,6 +46,49 @@ def test_alignment_decides_the_width_of_loads(pair):
     assert known.mix()["float32 add, multiply, fused"] == 8
     assert known.mix()["tensor core"] == 0
     assert 16 <= known.registers <= 64 and known.local == 0
+
+
+HERE = """
+import json, sys
+from dataclasses import asdict
+from bench import compiled
+from bench.errors import BenchError
+
+del compiled._python  # no other process takes part
+*right, wrong = (compiled.Spec(**spec) for spec in json.load(sys.stdin))
+print(json.dumps([asdict(x) for x in compiled.ahead(right)]))
+try:
+    compiled.ahead([wrong])
+except BenchError as problem:
+    print(problem)
+"""
+
+
+def test_where_kernels_are_not_interpreted_this_process_compiles(pair):
+    specs = [
+        compiled.Spec.of(vector_add.add_kernel, TYPES, {"BLOCK": block}, aligned, num_warps=4)
+        for block, aligned in ((1024, None), (1024, ()), (1000, None))
+    ]
+    environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", HERE], input=json.dumps([asdict(s) for s in specs]), text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True,
+    )  # fmt: skip
+    made, said = run.stdout.splitlines()
+    assert [compiled.Compiled(**x) for x in json.loads(made)] == pair
+    assert said.startswith("The compiler could not be run here: ")
+
+
+def test_calls_are_made_at_once_and_what_fails_is_left():
+    barrier = threading.Barrier(3, timeout=60)
+    done = []
+
+    def call(n):
+        barrier.wait()
+        done.append(1 // n)
+
+    compiled.at_once([lambda n=n: call(n) for n in (0, 1, 1)])
+    assert done == [1, 1]
 
 
 def test_bare_text_has_no_debugging_information(pair):

@@ -80,13 +80,15 @@ def test_the_causal_kernel_loads_keys_twice_and_queries_once():
 
 def test_it_is_recorded_in_a_process_of_its_own(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    found = replay.recorded("state, two parts")
+    both = replay.recorded("matmul", "state, two parts")
+    assert list(both) == ["matmul", "state, two parts"]
+    found = both["state, two parts"]
     assert found.steps[0] == "state_kernel" and found.events[0].runs
 
 
 def test_a_call_that_fails_is_said():
-    with pytest.raises(BenchError, match="'nothing' could not be recorded: KeyError"):
-        replay.recorded("nothing")
+    with pytest.raises(BenchError, match="matmul, nothing could not be recorded: KeyError"):
+        replay.recorded("matmul", "nothing")
 
 
 def test_a_call_that_launches_nothing_is_said():
