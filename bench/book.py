@@ -8,6 +8,7 @@ from pathlib import Path
 from . import hardware, results, style
 from .errors import BenchError
 from .results import Record
+from .roofline import FORWARD, FORWARD_BACKWARD
 from .runner import QUICK_LENGTHS, Plan, run
 from .timing import QUICK
 
@@ -41,17 +42,31 @@ class Session:
         return f"<p>{html.escape(self.note)}</p>"
 
 
-def session(directory=None, deadline_s: float = DEADLINE_S, plan: Plan | None = None) -> Session:
-    """Measure a reduced set where there is a GPU (about a minute); else take what is recorded.
+def reduced(dtype: str) -> list[Plan]:
+    """What chapters measure: fewer lengths, and the longest without softmax attention's backward.
 
-    `directory` holds the records (default: `results/`), `plan` replaces the reduced set, and no
+    That and its truth would take longer than all the rest.
+    """
+    *shorter, longest = QUICK_LENGTHS
+    shared = {"dtype": dtype, "sampling": QUICK}
+    return [
+        Plan(lengths=tuple(shorter), **shared),
+        Plan(lengths=(longest,), works=(FORWARD,), **shared),
+        Plan(("book", "eager"), lengths=(longest,), works=(FORWARD_BACKWARD,), **shared),
+    ]
+
+
+def session(directory=None, deadline_s: float = DEADLINE_S, plans=None) -> Session:
+    """Measure a reduced set where there is a GPU (half a minute); else take what is recorded.
+
+    `directory` holds the records (default: `results/`), `plans` replaces the reduced set, and no
     shape is begun after `deadline_s` seconds.
     Raises BenchError where there is neither a GPU that can be measured nor a record.
     """
     recorded = [results.load(slug, directory) for slug in results.available(directory)]
     why = "There is no GPU here"
     if hardware.has_gpu():
-        live, why = _measure(plan, deadline_s)
+        live, why = _measure(plans, deadline_s)
         if live is not None:
             return Session(live, recorded, f"Measured here: {live.line}.")
     if not recorded:
@@ -62,15 +77,14 @@ def session(directory=None, deadline_s: float = DEADLINE_S, plan: Plan | None = 
     return Session(best, recorded, f"{why}, so what follows was {best.line}.")
 
 
-def _measure(plan: Plan | None, deadline_s: float) -> tuple[Record | None, str]:
+def _measure(plans, deadline_s: float) -> tuple[Record | None, str]:
     """(what was measured here, "") or (None, why nothing was)."""
-    shared = os.environ.get(SHARED) if plan is None else None
+    shared = os.environ.get(SHARED) if plans is None else None
     if shared and Path(shared).exists():
         return replace(results.read(shared), live=True), ""
-    dtype = str(hardware.default_dtype()).removeprefix("torch.")
-    plan = plan or Plan(lengths=QUICK_LENGTHS, dtype=dtype, sampling=QUICK)
+    plans = plans or reduced(str(hardware.default_dtype()).removeprefix("torch."))
     try:
-        live = run(plan, command="bench.session()", deadline_s=deadline_s)
+        live = run(*plans, command="bench.session()", deadline_s=deadline_s)
     except BenchError as problem:
         return None, f"The GPU here could not be measured ({problem})"
     if any(m.ok for m in live.measurements):

@@ -4,6 +4,7 @@ from kernels.steps import BLOCK_N, STEPS, Step
 
 from . import contenders
 from .runner import QUICK_LENGTHS, Plan
+from .timing import QUICK
 from .truth import Function
 
 PREFIX = "step-"
@@ -23,6 +24,16 @@ def plan(**changes) -> Plan:
     return Plan(
         **{"contenders": ("book", *register()), "lengths": QUICK_LENGTHS, **fixed, **changes}
     )
+
+
+def reduced(dtype: str) -> list[Plan]:
+    """What a chapter measures: the library at every length, the steps at the longest alone."""
+    *shorter, longest = QUICK_LENGTHS
+    shared = {"dtype": dtype, "sampling": QUICK}
+    return [
+        plan(contenders=("book",), lengths=tuple(shorter), **shared),
+        plan(lengths=(longest,), **shared),
+    ]
 
 
 def _contender(step: Step) -> contenders.Contender:

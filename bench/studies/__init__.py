@@ -15,6 +15,7 @@ The name of a study is that of its module, with `-` for `_`.
 
 import json
 import math
+import os
 import pkgutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from .. import hardware, results
+from ..book import SHARED
 from ..errors import BenchError
 from ..hardware import Provenance
 from ..timing import DeviceClock
@@ -184,12 +186,13 @@ def beside(study: Study, directory=None) -> list[Study]:
 def study(name: str, directory=None) -> Study:
     """What a chapter shows: measured here if there is a GPU, else what is recorded.
 
-    Raises BenchError where there is neither.
+    The chapters of one build measure a study once.
+    Raises BenchError where there is neither a GPU nor a record.
     """
     why = "there is no GPU here"
     if hardware.has_gpu():
         try:
-            return run(name, quick=True, command=f"bench.study({name!r})", say=lambda text: None)
+            return _once(name)
         except Exception as problem:  # the page then shows the record, and says why
             why = f"the GPU here could not be measured ({type(problem).__name__}: {problem})"
             print(f"Shown as recorded: {why}.")
@@ -200,6 +203,18 @@ def study(name: str, directory=None) -> Study:
             f"run `python -m bench study {name}` on a machine with a GPU."
         )
     return there[0]
+
+
+def _once(name: str) -> Study:
+    """Measured here, or by a chapter before this one of the same build."""
+    build = os.environ.get(SHARED)
+    place = Path(build).with_name(f"live-{name}.json") if build else None
+    if place and place.exists():
+        return replace(read(place), live=True)
+    found = run(name, quick=True, command=f"bench.study({name!r})", say=lambda text: None)
+    if place:
+        results.write(found, place)
+    return found
 
 
 def study_or_nothing(name: str) -> Study:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bench
-from bench import book, hardware, results
+from bench import book, figures, hardware, results, scaling, tables
 from bench.errors import BenchError
 
 
@@ -64,8 +64,30 @@ def test_the_chapters_of_a_build_measure_once(record, directory, gpu, tmp_path, 
     assert len(runs) == 1
     assert first.live and second.live
     assert second.main.to_json() == first.main.to_json()
-    bench.session(directory, plan=object())  # a plan of its own is measured for itself
+    bench.session(directory, plans=[object()])  # plans of its own are measured for themselves
     assert len(runs) == 2
+
+
+def test_what_chapters_measure_is_enough_for_their_figures(record, make_measurement):
+    entries = [
+        (c, shape, work)
+        for plan in book.reduced("bfloat16")
+        for shape in plan.shapes()
+        for work in plan.works
+        for c in plan.contenders
+    ]
+    assert len(set(entries)) == len(entries), "nothing is measured twice"
+    longest = max(shape.N for _, shape, _ in entries)
+    softmax = [e for e in entries if e[0].startswith("sdpa")]
+    assert all(work == "forward" for _, shape, work in softmax if shape.N == longest)
+    live = replace(record, measurements=[make_measurement(*e) for e in entries], live=True)
+    for B, causal in ((8, False), (1, True)):
+        assert tables.fastest_softmax(live, B=B, N=longest, causal=causal, work="forward")
+        for work in ("forward", "forward+backward"):
+            assert scaling.on_paper(live, causal, work, 0.02) is not None
+    draw = (figures.time_by_length, figures.share_of_floor, figures.speedup_by_length, figures.two)
+    for figure in (*draw, figures.under_the_roof, figures.backward_cost):
+        assert all(figure([live, record]).alts.values())
 
 
 def test_neither_gpu_nor_record(tmp_path, monkeypatch):

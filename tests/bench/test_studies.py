@@ -106,6 +106,19 @@ def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
     assert studies.recorded("example", tmp_path)[0].column("n") == [1, 2]
 
 
+def test_the_chapters_of_a_build_measure_a_study_once(example, tmp_path, monkeypatch):
+    monkeypatch.setenv(studies.SHARED, str(tmp_path / "build" / "live.json"))
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    measured = []
+    run = studies.run
+    monkeypatch.setattr(studies, "run", lambda *a, **k: measured.append(a) or run(*a, **k))
+    first, second = (studies.study("example", tmp_path) for _ in range(2))
+    assert len(measured) == 1 and first.live and second.live
+    assert second.rows == [ROWS[0] | {"median_ms": 0.12346}] and second.line == first.line
+    assert not studies.recorded("example", tmp_path), "a build leaves no record"
+
+
 def test_a_failing_study_shows_the_record_and_says_so(example, tmp_path, monkeypatch, capsys):
     studies.write(example, tmp_path)
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
