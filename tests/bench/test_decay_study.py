@@ -16,7 +16,7 @@ ONCE = Sampling(least=1, most=1, budget_s=0.0, warm_up=0)
 def watch():
     """The study with the CPU in place of the GPU, one short head, one sample."""
     return decay.Watch(
-        HostClock(), ONCE, True, time.monotonic() + 1000, "float32", "cpu",
+        HostClock(), ONCE, False, time.monotonic() + 1000, "float32", "cpu",
         heads=1, tokens=40, batches=(2, 1), lengths=(32,),
     )  # fmt: skip
 
@@ -24,13 +24,14 @@ def watch():
 def rows_of(watch):
     said = []
     rows = decay.measure(watch.quick, said.append, watch)
-    assert len(said) == 6
+    assert len(said) == (4 if watch.quick else 6)
     return studies.Study("decay", hardware.Provenance("", "", "", "", "", ""), rows)
 
 
 def test_all_parts_are_there_and_right(watch, monkeypatch):
     few = ("plain", "selective", "simple-gla")  # the interpreter is slow
     monkeypatch.setattr(decay, "WAYS", {n: decay.WAYS[n] for n in few})
+    monkeypatch.setattr(decay, "HORIZONS", decay.HORIZONS[::3])
     study = rows_of(watch)
     assert {r["part"] for r in study.rows} == {"time", "length", "accuracy"}
     for row in [*study.select(part="time"), *study.select(part="length")]:
@@ -45,6 +46,16 @@ def test_all_parts_are_there_and_right(watch, monkeypatch):
     errors = study.select(part="accuracy")
     assert [r["horizon"] for r in errors] == [1, 64, 4096, None][: len(errors)]
     assert all(r["o_error"] < 1e-5 and r["dv_error"] < 1e-5 for r in errors)
+
+
+def test_in_quick_form_there_are_forward_passes_of_many_heads(watch, monkeypatch):
+    monkeypatch.setattr(decay, "WAYS", {n: decay.WAYS[n] for n in ("fixed", "selective")})
+    monkeypatch.setattr(decay, "HORIZONS", decay.HORIZONS[-1:])
+    watch.quick = True
+    study = rows_of(watch)
+    found = {(r["B"], r["causal"], r["work"], r["status"]) for r in study.select(part="time")}
+    assert found == {(2, causal, "forward", "ok") for causal in (True, False)}
+    assert study.select(part="length", status="ok") and study.select(part="accuracy", status="ok")
 
 
 def test_what_is_wrong_is_not_timed(watch, monkeypatch):
