@@ -146,15 +146,18 @@ def ahead(specs: list[Spec]) -> list[Compiled]:
 def at_once(calls: Iterable[Callable]) -> None:
     """Make calls that launch kernels, several at a time, so that these are compiled together.
 
-    What fails is left to whoever makes the call again.
+    The first is made alone, since it sets Triton up. What fails is left to whoever makes the call
+    again.
     """
 
     def run(call):
         with suppress(Exception):
             call()
 
+    first, *others = calls
+    run(first)
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(run, calls))
+        list(pool.map(run, others))
 
 
 def interpret(module: str) -> str:

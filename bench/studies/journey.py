@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -46,7 +46,6 @@ ABOUT = "the optimization ladder: each step's time beside a copy, its passes, it
 FULL = timing.Sampling(least=5, most=60, budget_s=0.12, warm_up=2)
 QUICK = timing.Sampling(least=3, most=12, budget_s=0.02, warm_up=1)
 FULL_S, QUICK_S = 56.0, 17.0  # after these seconds no further measurement is begun
-THREADS = 8  # compile at the same time
 N, H, D = 65536, 8, 64
 BATCHES = (8, 1)
 SLOW = {"python-loop": 512}  # rows that a step is measured at, if not N
@@ -108,17 +107,12 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
 
 
 def compile_all(watch) -> None:
-    """Run every step once on little, several at a time: most of the time goes into compiling."""
+    """Run every step once on little, several at a time: most of the time goes into compiling.
 
-    def run(step):
-        with suppress(Exception):  # it fails again where it is measured, and is recorded there
-            step.forward(*small)
-
+    What fails fails again where it is measured, and is recorded there.
+    """
     small = watch.inputs(1, 1024)
-    run(STEPS[1])
-    run(STEPS[2])  # the first kernel alone: it sets Triton up
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(run, STEPS[3:]))
+    compiled.at_once([partial(step.forward, *small) for step in STEPS[2:]])  # that have kernels
 
 
 # ---------------------------------------------------------------------------------------- the steps
@@ -240,7 +234,7 @@ def code(watch: Watch):
                 reason = one_line(problem)
                 yield {"part": "code", "step": step.name, "pass": None, "reason": reason}
         found += [(step.name, name, launched[0]) for name, launched in ran if launched]
-    with ThreadPoolExecutor(THREADS) as pool:  # each of them waits for a program of NVIDIA's
+    with ThreadPoolExecutor(compiled.THREADS) as pool:  # each waits for a program of NVIDIA's
         facts = pool.map(lambda one: facts_of(one[2]), found)
         for (step, name, _), row in zip(found, facts, strict=True):
             yield {"part": "code", "step": step, "pass": name, **row}

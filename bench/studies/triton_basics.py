@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -87,7 +88,31 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
     begin = time.monotonic()
     end = begin + (QUICK_S if quick else FULL_S)
     watch = Watch(timing.DeviceClock(), QUICK if quick else FULL, quick, end)
-    return in_parts(PARTS, watch, say, begin)
+    return in_parts((compile_all, *PARTS) if quick else PARTS, watch, say, begin)
+
+
+QUICK_BLOCKS = ((64, 4), (256, 4), (1024, 4), (4096, 4), (1024, 1), (1024, 16))
+QUICK_ROWS, QUICK_WARPS = (256, 1024, 4096, 16384), (1, 4, 16)
+
+
+def compile_all(watch: Watch):
+    """Launch on little what the quick form measures, for compiling takes longer; no rows."""
+    x = torch.ones(2**14, device=watch.device)
+    a, b = factors(watch.side(512), watch)
+    adds = [partial(vector_add.add, x, x, block=n, num_warps=w) for n, w in QUICK_BLOCKS]
+    rows = [partial(softmax.softmax, x.view(-1, n)) for n in QUICK_ROWS]
+    warped = [
+        partial(softmax.softmax, x.view(-1, n), num_warps=w)
+        for n in WARPED
+        for w in QUICK_WARPS
+    ]  # fmt: skip
+    products = [
+        partial(matmul.matmul, a, b, tile=tile, num_warps=w, num_stages=s)
+        for tile, w, s in settings(watch)
+    ]
+    sums = [partial(reduction.one_program, x), partial(reduction.two_stage, x, 8)]
+    compiled.at_once([*products, *adds, *rows, *warped, *sums])
+    return ()
 
 
 # ------------------------------------------------------------------------------- the four kernels
@@ -116,7 +141,7 @@ def blocks(watch: Watch):
     wanted = [(b, 4) for b in (64, 128, 256, 512, 1024, 2048, 4096, 8192)]
     wanted += [(1024, w) for w in (1, 2, 8, 16, 32)]
     if watch.quick:
-        wanted = [(64, 4), (256, 4), (1024, 4), (4096, 4), (1024, 1), (1024, 16)]
+        wanted = QUICK_BLOCKS
     calls = {
         f"{b}/{w}": lambda b=b, w=w: vector_add.add(*head, block=b, num_warps=w) for b, w in wanted
     }
@@ -138,7 +163,7 @@ def blocks(watch: Watch):
 def softmaxes(watch: Watch):
     """Triton, PyTorch and five separate steps over the length of a row, float32."""
     total = watch.fit(2**26)
-    lengths = (256, 1024, 4096, 16384) if watch.quick else tuple(2**e for e in range(7, 17))
+    lengths = QUICK_ROWS if watch.quick else tuple(2**e for e in range(7, 17))
     for C in (*lengths, 1000):
         x = torch.randn(max(1, total // C), C, device=watch.device)
         out = torch.empty_like(x)
@@ -153,12 +178,15 @@ def softmaxes(watch: Watch):
             yield {"part": "softmax", "contender": name, "R": x.shape[0], "C": C, **row}
 
 
+WARPED = (1024, 8192)  # elements of a row
+
+
 def warps(watch: Watch):
     """num_warps of the row softmax, for a short and a long row."""
-    for C in (1024, 8192):
+    for C in WARPED:
         x = torch.randn(max(1, watch.fit(2**25) // C), C, device=watch.device)
         out = torch.empty_like(x)
-        counts = (1, 4, 16) if watch.quick else (1, 2, 4, 8, 16, 32)
+        counts = QUICK_WARPS if watch.quick else (1, 2, 4, 8, 16, 32)
         facts = {}
         for w in counts:
             with compiled.caught(softmax.softmax_kernel) as ran:

@@ -47,6 +47,35 @@ def test_every_part_gives_rows_that_a_study_can_hold(part, watch):
     assert all(row["floor_ms"] > 0 and row["median_ms"] > 0 for row in timed)
 
 
+def test_what_is_compiled_before_runs_and_is_what_is_measured(watch, monkeypatch):
+    def forms(launch):
+        """The sizes that kernels were launched with."""
+        seen = set()
+
+        def noted(kernel):
+            run = kernel.run
+
+            def keep(*args, **kwargs):
+                sizes = {k: v for k, v in kwargs.items() if k.isupper() or k.startswith("num_")}
+                seen.add((kernel.__name__, *sorted(sizes.items())))
+                return run(*args, **kwargs)
+
+            return keep
+
+        with monkeypatch.context() as patch:
+            for module in (study.vector_add, study.softmax, study.matmul):
+                for kernel in (x for n, x in vars(module).items() if n.endswith("_kernel")):
+                    patch.setattr(kernel, "run", noted(kernel), raising=False)
+            launch()
+        return seen
+
+    monkeypatch.setattr(compiled, "at_once", lambda calls: [call() for call in calls])
+    before = forms(lambda: study.compile_all(watch))
+    for part in (study.tiles, study.warps):
+        measured = forms(lambda part=part: list(part(watch)))
+        assert measured and measured <= before, part.__name__
+
+
 def test_the_fastest_setting_is_used_after_the_sweep(watch):
     rows = [row for row in study.tiles(watch) if row["status"] == "ok"]
     fastest = min(rows, key=lambda row: row["median_ms"])
@@ -79,7 +108,7 @@ def test_a_part_may_fail_without_the_others(watch, monkeypatch):
     monkeypatch.setattr(study, "PARTS", (broken, lambda watch: iter([{"part": "second"}])))
     study.PARTS[1].__name__ = "fine"
     monkeypatch.setattr(study.timing, "DeviceClock", timing.HostClock)
-    rows = study.measure(True, lambda text: None)
+    rows = study.measure(False, lambda text: None)
     assert [row["part"] for row in rows] == ["first", "failed", "second"]
     assert rows[1]["reason"] == "ValueError: no"
 
