@@ -6,6 +6,7 @@ the same projections, so parameters are equal. It is small enough to be trained 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -171,15 +172,20 @@ def text() -> bytes:
     return b"\n".join(page.read_bytes() for page in pages)
 
 
-def _text(length):
-    data = torch.frombuffer(bytearray(text()), dtype=torch.uint8).long()
+@cache
+def _bytes(device: str):
+    """The bytes of the text on a device: a batch is drawn from them at every step."""
+    return torch.frombuffer(bytearray(text()), dtype=torch.uint8).long().to(device)
 
+
+def _text(length):
     def draw(B, generator):
+        data = _bytes(str(generator.device))
         at = torch.randint(
             0, len(data) - length - 1, (B, 1), generator=generator, device=generator.device
         )
         columns = torch.arange(length + 1, device=generator.device)
-        tokens = data.to(generator.device)[at + columns]
+        tokens = data[at + columns]
         return tokens, torch.ones_like(tokens[:, 1:], dtype=torch.bool)
 
     return draw

@@ -73,7 +73,8 @@ def maps(task, model, tokens, kind: str, views: dict) -> list[dict]:
     """Rows with the weights of each head on some tokens [1, N]; `views` as VIEWS."""
     words = " ".join(task.show(int(t)) for t in tokens[0])
     rows = []
-    for layer, (q, k) in enumerate(model.queries_and_keys(tokens), 1):
+    for layer, pair in enumerate(model.queries_and_keys(tokens), 1):
+        q, k = (x.cpu() for x in pair)  # hundreds of small maps: a GPU takes longer
         for head in range(q.shape[1]):
             for view, options in views.items():
                 w = tiny.weights(q[0, head], k[0, head], kind, **options)
@@ -96,10 +97,11 @@ def states(model, tokens, kind: str) -> list[dict]:
     for before in model.blocks[:-1]:
         x = before(x)
     _, k, v = block.mixer.queries_keys_values(block.mixed(x))
-    fk = FEATURE_MAPS[kind](k[0, 0].double())
+    k, v = (x[0, 0].cpu().double() for x in (k, v))
+    fk = FEATURE_MAPS[kind](k)
     found = []
     for t in [t for t in STATE_AT if t <= len(fk)]:
-        s = fk[:t].mT @ v[0, 0, :t].double()
+        s = fk[:t].mT @ v[:t]
         found.append(
             {
                 "after": t, "size": len(s), "largest": s.abs().max().item(),

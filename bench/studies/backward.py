@@ -16,6 +16,7 @@ Everything is compared with float64 before it is timed; what is wrong is said to
 import gc
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ H, N, D = 8, 65536, 64
 BATCHES = (8, 1)
 FULL = Sampling(least=3, most=40, budget_s=0.25, warm_up=1)
 QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
-FULL_S, QUICK_S = 57.0, 16.0  # after these seconds nothing further is begun
+FULL_S, QUICK_S = 57.0, 14.0  # after these seconds nothing further is begun
 LENGTHS = (1024, 8192, 65536)
 
 
@@ -82,6 +83,14 @@ class Watch:
     N: int = N
     lengths: tuple = LENGTHS
     batches: tuple = BATCHES
+    held: tuple | None = None  # the shape that was asked for last, and its inputs
+
+    def inputs(self, shape: Shape) -> Inputs:
+        """Inputs with gradients; those of the shape before are kept, with the truth."""
+        if self.held is None or self.held[0] != shape:
+            self.held = None
+            self.held = shape, Inputs(shape, True, self.device)
+        return self.held[1]
 
     @property
     def over(self) -> bool:
@@ -103,6 +112,9 @@ def measure(quick: bool, say, watch: Watch | None = None) -> list[dict]:
         dtype = str(hardware.default_dtype()).removeprefix("torch.")
         end = time.monotonic() + (QUICK_S if quick else FULL_S)
         watch = Watch(DeviceClock(), QUICK if quick else FULL, quick, end, dtype)
+        if quick:
+            watch.lengths = LENGTHS[::2]
+            compile_all(watch)
     begin = time.monotonic()
     rows = []
     linear, softmax = ("book", "eager"), ("sdpa-cudnn", "sdpa-flash")
@@ -121,6 +133,8 @@ def measure(quick: bool, say, watch: Watch | None = None) -> list[dict]:
     for job, B, causal, names in jobs:
         what = f"{job.__name__} {' '.join(names)} {watch.shape(B, causal)}"
         before = len(rows)
+        if job is not operators:
+            watch.held = None
         if watch.over:
             rows.append(_row(job, watch, B, causal, names) | _left_out())
         else:
@@ -135,6 +149,21 @@ def measure(quick: bool, say, watch: Watch | None = None) -> list[dict]:
             torch.cuda.empty_cache()
         say(f"{what}: {len(rows) - before} rows, {time.monotonic() - begin:.1f} s")
     return rows
+
+
+def compile_all(watch: Watch) -> None:
+    """Call the library at every shape, several at a time: compiling takes longer than measuring."""
+
+    def call(B, causal):
+        dtype = getattr(torch, watch.dtype)
+        x = torch.zeros(B, watch.H, watch.N, D, device=watch.device, dtype=dtype)
+        q, k, v = (x.detach().requires_grad_() for _ in "qkv")
+        # the backward pass in this thread too, or all of them would queue up in another one
+        with torch.autograd.set_multithreading_enabled(False):
+            o = entrant("book").forward(q, k, v, causal=causal)
+            torch.autograd.grad(o, (q, k, v), x)
+
+    compiled.at_once([partial(call, B, c) for B in watch.batches for c in (False, True)])
 
 
 PART = {"operators": "operator", "kernels_alone": "kernel", "variants": "variant"}
@@ -175,7 +204,7 @@ def operators(watch: Watch, B: int, causal: bool, name: str):
     why = one.available() or one.refusal(shape)
     if why is not None:
         return [{"part": "operator", **where, "status": "failed", "reason": why}]
-    inputs = Inputs(shape, True, watch.device)
+    inputs = watch.inputs(shape)
     q, k, v = (x.requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
     with one.context():
         memory, outputs = _memory(watch, lambda: one.forward(q, k, v, causal=causal), inputs)

@@ -24,7 +24,7 @@ from kernels.steps.decoding import rounded
 
 from .. import floor, gate, hardware
 from ..runner import one_line
-from ..timing import QUICK, DeviceClock, GraphClock, Lane, Sampling, race
+from ..timing import DeviceClock, GraphClock, Lane, Sampling, race
 
 ABOUT = "decoding: time and memory of a token by length and batch, the prompt, and a rounded state"
 
@@ -43,6 +43,7 @@ DRIFT_HEADS = 4
 CHECKPOINTS = tuple(4**i for i in range(4, 11))  # 256 … 1M
 QUICK_MOST = 2**16
 SAMPLING = Sampling(least=5, most=60, budget_s=0.1)  # of a hundred rows
+QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
 
 
 def measure(quick: bool, say) -> list[dict]:
@@ -165,6 +166,8 @@ def caches(watch):
     lengths = LENGTHS[::2] if watch.quick else LENGTHS
     for B in BATCHES[:2] if watch.quick else BATCHES:
         for N in lengths:
+            if watch.quick and B > 1 and N > QUICK_MOST:
+                continue
             nbytes = 2 * B * H * N * D * torch.empty(0, dtype=watch.dtype).element_size()
             row = {"what": "token", "B": B, "N": N, "bytes": nbytes, "held_bytes": nbytes}
             if watch.over:
