@@ -9,7 +9,7 @@ import os
 import queue
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
@@ -44,7 +44,7 @@ class Case:
     initial: bool = False
     kernels: bool = True  # or PyTorch's own operations
     other_parts: bool = False  # the backward pass cuts the rows otherwise
-    beside: bool = False  # as if the group had no gloo: the hosts need a group of their own
+    beside: bool = False  # on CPUs as on GPUs: the group has no gloo, the hosts need their own
     dtype: torch.dtype = torch.float32
     options: dict = field(default_factory=dict)
 
@@ -142,6 +142,8 @@ WRONG = {
     "ended": ("nothing, having ended", "RuntimeError: rank . is at sequence.* has ended"),
 }
 
+BY_GLOO = ("causal", "argument", "late")  # in groups of hosts; the others in groups as on GPUs
+
 
 def wrong(what, rank, group, device, leave):
     """The call in which rank 1 of `group` does something else."""
@@ -205,7 +207,8 @@ def settings(case):
     if not ON_GPUS:
         configs.hardware = lambda device: (0, 4)
     configs.plan = _one_part_fewer if case.other_parts else _PLAN
-    agreement.backends = (lambda group: {"cpu": "none"}) if case.beside else _BACKENDS
+    pretend = case.beside and not ON_GPUS
+    agreement.backends = (lambda group: {"cpu": "none"}) if pretend else _BACKENDS
 
 
 _KERNELS_RUN, _PLAN, _BACKENDS = ops._kernels_run, configs.plan, agreement.backends
@@ -245,7 +248,6 @@ def work(rank, store, results):
             if case.beside:
                 assert agreement.of(groups[case.members], PATIENCE).between_hosts is not None
             results.put((name, rank, twice))
-    settings(EVERYONE)
 
     def leave():
         results.close()
@@ -253,7 +255,9 @@ def work(rank, store, results):
         os._exit(0)  # a group that has lost a rank cannot be taken down in order
 
     for what in WRONG:  # each in a group of its own, all ranks in it
+        settings(replace(EVERYONE, beside=what not in BY_GLOO))
         group = dist.new_group(list(range(WORLD)), timeout=patience)
+        agreement.of(group, PATIENCE)  # else the first call would connect hosts that have no gloo
         meet(store, what)  # nobody leaves before all are connected
         begin, said, afterwards = time.monotonic(), None, None
         try:
