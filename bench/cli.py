@@ -258,11 +258,10 @@ def _study(options) -> int:
         try:
             found = studies.run(name, options.quick, hardware.command_line(), _say)
             _say(f"wrote {studies.write(found, options.out)}")
-        except BenchError:
-            raise
         except Exception as problem:  # the others are still worth having
             failed.append(name)
-            _say(f"{name} failed: {type(problem).__name__}: {problem}")
+            kind = "" if isinstance(problem, BenchError) else f"{type(problem).__name__}: "
+            _say(f"{name} failed: {kind}{problem}")
     return 1 if failed else 0
 
 

@@ -113,8 +113,18 @@ def run(name: str, quick: bool = False, command: str = "", say: Callable = print
     module = _module(name)
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    rows = module.measure(quick, say)
+    rows = [_finite(row, say) for row in module.measure(quick, say)]
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
+
+
+def _finite(row: dict, say: Callable) -> dict:
+    """A row; one with a number that no file can hold is void, and the other rows are kept."""
+    odd = [n for n, x in row.items() if isinstance(x, float) and not math.isfinite(x)]
+    if not odd:
+        return row
+    said = ", ".join(f"{name} is {row[name]}" for name in odd)
+    say(f"void, since {said}: {row}")
+    return row | dict.fromkeys(odd) | {"status": "void", "reason": said}
 
 
 def in_parts(parts, watch, say: Callable, begin: float) -> list[dict]:

@@ -119,6 +119,41 @@ def test_the_chapters_of_a_build_measure_a_study_once(example, tmp_path, monkeyp
     assert not studies.recorded("example", tmp_path), "a build leaves no record"
 
 
+def test_a_row_that_no_file_can_hold_is_void_and_the_others_are_kept(example, monkeypatch):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    nan, inf = float("nan"), float("inf")
+    bad = {"n": 3, "status": "ok", "error": nan, "spread": inf, "median_ms": 1.0}
+    module = studies.import_module("example")
+    monkeypatch.setattr(module, "measure", lambda quick, say: [*ROWS, bad])
+    said = []
+    study = studies.run("example", say=said.append)
+    assert study.rows[:2] == ROWS and len(said) == 1
+    assert study.one(n=3) == bad | {
+        "error": None, "spread": None, "status": "void", "reason": "error is nan, spread is inf"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", [BenchError("nothing was raced"), RuntimeError("out of order")])
+def test_a_study_that_fails_leaves_the_others(problem, example, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    monkeypatch.setattr(studies, "names", lambda: ["bad", "example"])
+
+    class bad:
+        ABOUT = "nothing"
+
+        @staticmethod
+        def measure(quick, say):
+            raise problem
+
+    good = studies.import_module("example")
+    monkeypatch.setattr(studies, "import_module", lambda name: bad if "bad" in name else good)
+    assert main(["study", "bad", "example", "--out", str(tmp_path)]) == 1
+    assert f"{problem}" in capsys.readouterr().err
+    assert len(studies.recorded("example", tmp_path)) == 1
+
+
 def test_a_failing_study_shows_the_record_and_says_so(example, tmp_path, monkeypatch, capsys):
     studies.write(example, tmp_path)
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
