@@ -36,7 +36,7 @@ from kernels.steps.memory import (
     waves,
 )
 
-from .. import hardware, occupancy, timing
+from .. import compiled, hardware, occupancy, timing
 from ..floor import copy_call
 from ..timing import Lane, Sampling
 
@@ -333,6 +333,8 @@ EXPERIMENTS = {
 def measure(quick: bool, say: Callable[[str], None], bench: Bench | None = None) -> list[dict]:
     """All experiments; one that fails leaves a row that says why, and the others go on."""
     bench = bench or Bench(quick)
+    if quick and bench.device == "cuda":
+        compile_all()
     rows = []
     for name, experiment in EXPERIMENTS.items():
         begin, before = time.perf_counter(), len(rows)
@@ -346,6 +348,16 @@ def measure(quick: bool, say: Callable[[str], None], bench: Bench | None = None)
         failed = f", {len(bad)} failed: {bad[0]}" if bad else ""
         say(f"{name}: {len(rows) - before} rows, {time.perf_counter() - begin:.1f} s{failed}")
     return rows
+
+
+def compile_all() -> None:
+    """All experiments side by side on little, for most kernels take longer to compile than to run.
+
+    Nothing that is measured here is kept.
+    """
+    small = Bench(True, timing.HostClock())
+    small.tiny = True
+    compiled.at_once([lambda run=run: list(run(small)) for run in EXPERIMENTS.values()])
 
 
 def ways(step: int, lanes: int = 32, banks_there: int = 32, table: int = banks.TABLE) -> int:

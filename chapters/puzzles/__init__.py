@@ -12,6 +12,7 @@ speed, as a share of the library's.
 import importlib.util
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,6 +40,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 BLOCK_N = 64
 PERSISTENT = 3  # programs of the puzzle with a fixed number of them
+BESIDE = ThreadPoolExecutor(1)  # waits for the process that counts bytes
 FENCE = 1000.0  # stands behind every tensor, where a kernel must neither read nor write
 
 
@@ -939,6 +941,7 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
     if kernel is None:
         kernel = load(f"{name}_solution" if solution else name)
     generator = torch.Generator().manual_seed(0)
+    counting = None
     for shapes in puzzle.cases:
         inputs = [torch.randn(s, generator=generator).to(DEVICE) for s in shapes]
         inputs = [fenced(x, rows=BLOCK_N, value=FENCE) for x in inputs]
@@ -954,10 +957,12 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
         if puzzle.fenced and (fence(got) != FENCE).any():
             words = f"wrong: it writes behind the end of {puzzle.result}"
             return Verdict(False, f"{name}, input {sizes}:\n  {words}")
+        if puzzle.budget and DEVICE == "cuda" and not given and counting is None:
+            counting = BESIDE.submit(count_apart, name, solution)  # while the other cases run
     found = Verdict(True, f"{name}: right on all {len(puzzle.cases)} inputs")
     if puzzle.budget is None:
         return found
-    verdicts = [found, frugal(name, kernel, given, solution)]
+    verdicts = [found, frugal(name, kernel, counting)]
     if verdicts[-1] and DEVICE == "cuda":
         verdicts.append(fast(puzzle, kernel))
     return Verdict(all(verdicts), "\n".join(v.words for v in verdicts))
@@ -977,17 +982,21 @@ def count(name: str, solution: bool = False, kernel=None) -> dict:
     return {"bytes": moved, "ideal": budget.ideal(*inputs)}
 
 
-def frugal(name: str, kernel, given: bool, solution: bool) -> Verdict:
-    """Whether a right kernel keeps to its bytes."""
+def count_apart(name: str, solution: bool) -> dict:
+    """`count` in a process of its own, in which Triton interprets."""
+    path = os.pathsep.join(map(str, (HERE.parent, HERE.parent.parent)))
+    without = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    return fresh.call("puzzles", "count", {"name": name, "solution": solution}, **without)
+
+
+def frugal(name: str, kernel, counting: Future | None) -> Verdict:
+    """Whether a right kernel keeps to its bytes; on a GPU another process is `counting` them."""
     if DEVICE == "cpu":
         found = count(name, kernel=kernel)
-    elif given:
+    elif counting is None:
         return Verdict(True, "  bytes: not counted; on a GPU that needs the kernel in its file")
-    else:  # a process of its own, in which Triton interprets
-        path = os.pathsep.join(map(str, (HERE.parent, HERE.parent.parent)))
-        without = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-        asked = {"name": name, "solution": solution}
-        found = fresh.call("puzzles", "count", asked, **without)
+    else:
+        found = counting.result()
         if "failed" in found:
             # the kernel ran on the GPU, so it is the interpreter that cannot run it here
             return Verdict(True, f"  bytes: not counted, {found['failed']}")

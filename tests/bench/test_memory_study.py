@@ -33,6 +33,23 @@ def test_every_experiment_runs(rehearsal):
 
 
 @needs_interpreter
+def test_what_is_compiled_before_is_little_of_every_experiment(monkeypatch):
+    monkeypatch.setattr(study, "QUICK", Sampling(least=1, most=1, budget_s=0.0, warm_up=0))
+    bench = study.Bench
+    small = lambda quick, clock: bench(quick, clock, device="cpu", multiprocessors=2)  # noqa: E731
+    monkeypatch.setattr(study, "Bench", small)
+    seen = {}
+
+    def at_once(calls):
+        for name, call in zip(study.EXPERIMENTS, calls, strict=True):
+            seen[name] = {row["status"] for row in call()}
+
+    monkeypatch.setattr(study.compiled, "at_once", at_once)
+    study.compile_all()
+    assert seen == dict.fromkeys(study.EXPERIMENTS, {"ok"})
+
+
+@needs_interpreter
 def test_one_that_fails_leaves_a_row_and_the_others(rehearsal, monkeypatch):
     def broken(bench):
         yield {"n": 1, "status": "ok"}

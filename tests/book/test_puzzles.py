@@ -306,12 +306,35 @@ def test_a_frugal_solution_says_what_it_moves():
 
 def test_on_a_gpu_bytes_are_counted_in_another_process(monkeypatch):
     monkeypatch.setattr(puzzles, "DEVICE", "cuda")
-    verdict = puzzles.frugal("two_maps", None, given=False, solution=True)
-    assert verdict and "1 times the ideal" in verdict.words
-    assert "not counted" in puzzles.frugal("two_maps", None, given=True, solution=False).words
+
+    def said():
+        counting = puzzles.BESIDE.submit(puzzles.count_apart, "two_maps", True)
+        verdict = puzzles.frugal("two_maps", None, counting)
+        assert verdict
+        return verdict.words
+
+    assert "1 times the ideal" in said()
+    assert "not counted" in puzzles.frugal("two_maps", None, None).words
     monkeypatch.setattr(puzzles.fresh, "call", lambda *args, **kwargs: {"failed": "no numpy"})
-    verdict = puzzles.frugal("two_maps", None, given=False, solution=True)
-    assert verdict and "not counted, no numpy" in verdict.words
+    assert "not counted, no numpy" in said()
+
+
+def test_on_a_gpu_the_counting_begins_with_the_first_case_that_is_right(monkeypatch):
+    """As on a GPU, with the tensors where they are: a stub is not counted, nor a given kernel."""
+    asked = []
+
+    class Cuda(str):
+        def __eq__(self, other):
+            return other == "cuda"
+
+    monkeypatch.setattr(puzzles, "DEVICE", Cuda("cpu"))
+    monkeypatch.setattr(puzzles, "fast", lambda *a: puzzles.Verdict(True, "  fast"))
+    monkeypatch.setattr(puzzles, "count_apart", lambda *a: asked.append(a) or {"failed": "no"})
+    assert "not counted, no" in puzzles.check("normalizer", solution=True).words
+    kernel = puzzles.load("normalizer_solution")
+    assert "in its file" in puzzles.check("normalizer", kernel).words
+    assert not puzzles.check("normalizer")
+    assert asked == [("normalizer", True)]
 
 
 @pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
