@@ -315,7 +315,8 @@ def decay_output_kernel(
         seen = offs_n[:, None] <= offs_n[None, :]
     # asked for one chunk ahead, so that nothing waits for them
     next_sums = tl.load(sums + first + offs_n, first + offs_n < last, 0.0)  # [BLOCK_N]
-    next_left = tl.load(sums + tl.maximum(tl.minimum(first + BLOCK_N, last) - 1, 0))
+    # an empty sequence has none, and may lie behind the last of all
+    next_left = tl.load(sums + tl.minimum(first + BLOCK_N, last) - 1, first < last, 0.0)
     for c in range(first, last, BLOCK_N):
         log_g, left = next_sums, next_left
         after = c + BLOCK_N

@@ -59,8 +59,10 @@ def calls(name: str) -> None:
             with torch.no_grad():
                 linear_attention(*inputs(*shape), **options)
         if N % 64:
-            ends = torch.tensor([0, 7, 7, N], dtype=torch.int32, device="cuda")
-            linear_attention(*inputs(*shape), **options, cu_seqlens=ends).sum().backward()
+            ends = torch.tensor([0, 7, 7, N, N], dtype=torch.int32, device="cuda")
+            for decay in (None, torch.full((Hk,), -0.1, device="cuda", requires_grad=True)):
+                o = linear_attention(*inputs(*shape), **options, cu_seqlens=ends, decay=decay)
+                o.sum().backward()
     with torch.no_grad():
         step(*(x[:, :, 0] for x in inputs(*shape)), before, enable_gqa=True)
     if name == "bfloat16" and torch.cuda.get_device_capability() == (9, 0):
