@@ -16,6 +16,7 @@ Transformer Quality in Linear Time, 2022; decay: Sun et al., RetNet, 2023; in bo
 Afzal et al., LION, 2025.
 """
 
+import contextlib
 import functools
 
 import torch
@@ -95,16 +96,17 @@ def _operator(form):
         outs, kvs, zs = [], [], []
         for i, (q0, q1, k0, k1) in enumerate(bounds):
             rows = slice(None) if cu_seqlens is None else slice(i, i + 1)
-            numerator, denominator, kv_i, z_i = form(
-                fq[..., q0:q1, :],
-                fk[..., k0:k1, :],
-                x[..., k0:k1, :],
-                kv[rows],
-                z[rows],
-                causal,
-                None if g is None else g[..., k0:k1],
-                **options,
-            )
+            with whole_precision(q):
+                numerator, denominator, kv_i, z_i = form(
+                    fq[..., q0:q1, :],
+                    fk[..., k0:k1, :],
+                    x[..., k0:k1, :],
+                    kv[rows],
+                    z[rows],
+                    causal,
+                    None if g is None else g[..., k0:k1],
+                    **options,
+                )
             if normalize:
                 outs.append(numerator / (denominator.unsqueeze(-1) + eps))
             else:
@@ -116,6 +118,14 @@ def _operator(form):
         return (o, state) if return_state else o
 
     return attention
+
+
+def whole_precision(x):
+    """Keeps `torch.autocast` from matrix products, whose sums would be kept in half precision."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def decay_mask(g, causal):
