@@ -1,6 +1,5 @@
 """The operator's arguments: the state it carries, and the checks made before anything runs."""
 
-import math
 import numbers
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from .feature_maps import FEATURE_MAPS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_DIM = 256
+LARGEST = torch.finfo(torch.float32).max  # the kernels take numbers as float32
 
 
 class LinearAttentionState(NamedTuple):
@@ -145,8 +145,7 @@ def _check_tensors(tensors, dims, float64):
     for name, x in tensors.items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{name} must be a dense tensor, not of layout {x.layout}")
+        _check_dense(name, x)
         if x.ndim != len(dims):
             raise ValueError(
                 f"{name} must have {len(dims)} dimensions [{', '.join(dims)}], "
@@ -168,6 +167,13 @@ def _check_tensors(tensors, dims, float64):
                 f"{first} and {name} must be on the same device, "
                 f"not {tensors[first].device} and {x.device}"
             )
+
+
+def _check_dense(name, x):
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, not of layout {x.layout}")
+    if x.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, not a nested one")
 
 
 def _check_head_dim(name, size):
@@ -216,12 +222,12 @@ def _check_numbers(feature_map, scale, eps):
     if scale is not None:
         if not isinstance(scale, numbers.Real) or isinstance(scale, bool):
             raise TypeError(f"scale must be None or a number, not {type(scale).__name__}")
-        if not -math.inf < scale < math.inf:  # as torch.compile can follow it; NaN is not less
-            raise ValueError(f"scale must be finite, not {scale}")
+        if not -LARGEST <= scale <= LARGEST:  # as torch.compile can follow it; NaN is not less
+            raise ValueError(f"scale must be finite in float32, not {scale}")
     if not isinstance(eps, numbers.Real) or isinstance(eps, bool):
         raise TypeError(f"eps must be a number, not {type(eps).__name__}")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be finite and at least 0, not {eps}")
+    if not 0 <= eps <= LARGEST:
+        raise ValueError(f"eps must be finite and at least 0, in float32, not {eps}")
 
 
 def _check_state(name, state, q, k, v, sequences, feature_map, float64):
@@ -238,6 +244,7 @@ def _check_state(name, state, q, k, v, sequences, feature_map, float64):
         label = f"{name}.{part}"
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{label} must be a tensor, not {type(tensor).__name__}")
+        _check_dense(label, tensor)
         if tensor.dtype != torch.float32 and not (float64 and tensor.dtype == torch.float64):
             raise TypeError(f"{label} must be float32, not {tensor.dtype}")
         fits = len(tensor.shape) == len(shape) and all(
@@ -259,6 +266,7 @@ def _check_decay(decay, k, dims, float64):
     """decay [Hk] or, for k [B, Hk, N, D], [B, Hk, N]; for k [B, Hk, D] and no `dims`, [B, Hk]."""
     if not isinstance(decay, torch.Tensor):
         raise TypeError(f"decay must be a tensor or None, not {type(decay).__name__}")
+    _check_dense("decay", decay)
     if decay.dtype != torch.float32 and not (float64 and decay.dtype == torch.float64):
         raise TypeError(f"decay must be float32, the logarithm of a factor, not {decay.dtype}")
     allowed = (tuple(k.shape[1:2]), tuple(k.shape[:-1]))
@@ -279,6 +287,7 @@ def _check_decay(decay, k, dims, float64):
 def _check_cu_seqlens(cu_seqlens, q, k):
     if not isinstance(cu_seqlens, torch.Tensor):
         raise TypeError(f"cu_seqlens must be a tensor, not {type(cu_seqlens).__name__}")
+    _check_dense("cu_seqlens", cu_seqlens)
     if cu_seqlens.dtype != torch.int32:
         raise TypeError(f"cu_seqlens must be int32, not {cu_seqlens.dtype}")
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2:
@@ -310,8 +319,11 @@ def _check_cu_seqlens(cu_seqlens, q, k):
 def _values_can_be_read(x):
     """Reading a tensor's values waits for the GPU: not while compiling or capturing a graph.
 
-    The kernels clamp the bounds they read, so that wrong ones never reach outside the tensors.
+    Nor where they are those of many, as within `vmap`. The kernels clamp the bounds they read, so
+    that wrong ones never reach outside the tensors.
     """
     if torch.compiler.is_compiling() or isinstance(x, torch._subclasses.FakeTensor):
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -1,5 +1,6 @@
 """Bad input is refused before anything runs: which argument, what came, what is allowed."""
 
+import fractions
 import re
 
 import pytest
@@ -45,6 +46,11 @@ BAD = {
     "dtypes differ": (
         {"v": x(2, 4, 10, 24, dtype=torch.float16)},
         TypeError, ["q and v must have the same dtype", "float32", "float16"]),
+    "sparse": (
+        {"k": x(2, 4, 10, 16).to_sparse()}, TypeError, ["k must be a dense tensor", "sparse_coo"]),
+    "nested": (
+        {"q": torch.nested.nested_tensor([x(4, 9, 16), x(4, 10, 16)], layout=torch.strided)},
+        TypeError, ["q must be a dense tensor", "nested"]),
     "devices differ": (
         {"k": x(2, 4, 10, 16, device="meta")},
         ValueError, ["q and k must be on the same device", DEVICE, "meta"]),
@@ -120,6 +126,12 @@ BAD = {
         {"eps": [1e-6]}, TypeError, ["eps must be a number", "list"]),
     "scale is NaN": (
         {"scale": float("nan")}, ValueError, ["scale must be finite", "nan"]),
+    "scale is beyond float32": (
+        {"scale": -1e39}, ValueError, ["scale must be finite in float32", "-1e+39"]),
+    "scale is beyond any float": (
+        {"scale": 10**400}, ValueError, ["scale must be finite in float32"]),
+    "eps is beyond float32": (
+        {"eps": 1e39}, ValueError, ["eps must be finite", "float32", "1e+39"]),
     "eps is None": (
         {"eps": None}, TypeError, ["eps must be a number", "NoneType"]),
     "eps is negative": (
@@ -140,6 +152,9 @@ BAD = {
     "the state is float16": (
         {"initial_state": state(dtype=torch.float16)},
         TypeError, ["initial_state.kv must be float32", "float16"]),
+    "the state is sparse": (
+        {"initial_state": (x(2, 4, 16, 24), x(2, 4, 16).to_sparse())},
+        TypeError, ["initial_state.z must be a dense tensor", "sparse_coo"]),
     "the state is elsewhere": (
         {"initial_state": state(device="meta")},
         ValueError, ["initial_state.kv must be on", DEVICE, "meta"]),
@@ -169,6 +184,9 @@ PACKED = {
     "cu_seqlens is int64": (
         {"cu_seqlens": ints(0, 10, dtype=torch.int64)},
         TypeError, ["cu_seqlens must be int32", "int64"]),
+    "cu_seqlens is sparse": (
+        {"cu_seqlens": ints(0, 10).to_sparse()},
+        TypeError, ["cu_seqlens must be a dense tensor", "sparse_coo"]),
     "cu_seqlens is two-dimensional": (
         {"cu_seqlens": ints([0, 10])},
         ValueError, ["cu_seqlens must have shape [S + 1]", "(1, 2)"]),
@@ -268,7 +286,7 @@ def test_numbers_may_be_of_any_real_type():
     numpy = pytest.importorskip("numpy", reason="numpy is not installed")
     inputs = [x(1, 1, 4, 8)] * 3
     want = linear_attention(*inputs, normalize=False, scale=0.5, eps=0.0)
-    for scale in (numpy.float32(0.5), numpy.float64(0.5)):
+    for scale in (numpy.float32(0.5), numpy.float64(0.5), fractions.Fraction(1, 2)):
         assert torch.equal(want, linear_attention(*inputs, normalize=False, scale=scale, eps=0))
 
 

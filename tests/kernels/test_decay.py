@@ -345,6 +345,8 @@ def test_vmap_and_gradients_of_each_sample():
     def loss(q, g):
         return linear_attention(q, k[0], v[0], decay=g, causal=True).square().sum()
 
+    both = torch.func.vmap(loss)(q, torch.stack([g, g]))
+    assert all(relative_error(x, loss(y, g)) < 1e-5 for x, y in zip(both, q, strict=True))
     found = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(q, g)
     for i in range(2):
         leaves = q[i].clone().requires_grad_(), g.clone().requires_grad_()
@@ -407,6 +409,9 @@ BAD = {
     "half": (
         {"decay": torch.zeros(2, dtype=torch.float16, device=DEVICE)},
         TypeError, "decay must be float32, the logarithm of a factor, not torch.float16"),
+    "sparse": (
+        {"decay": torch.zeros(2, device=DEVICE).to_sparse()},
+        TypeError, "decay must be a dense tensor"),
     "shape": (
         {"decay": torch.zeros(1, 2, device=DEVICE)}, ValueError, r"decay must have shape \[H\]"),
     "device": ({"decay": torch.zeros(2, device="meta")}, ValueError, "decay must be on"),
