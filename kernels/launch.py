@@ -97,7 +97,8 @@ def signature(function, tensors: tuple, options: tuple):
 
     Triton compiles a form of its own for pointers that are not multiples of 16 bytes, and someone
     who hooks into launches wants to see them: these go the long way, as do tensors that are none,
-    which `vmap`, `torch.compile` and other modes of PyTorch put in place of tensors.
+    which `vmap`, `torch.compile` and other modes of PyTorch put in place of tensors, and those that
+    are the negative of what is stored.
     """
     # a recording is such a mode too
     if torch._C._len_torch_dispatch_stack() or transforms_active() or _hooked():
@@ -108,7 +109,7 @@ def signature(function, tensors: tuple, options: tuple):
         for x in tensors:
             if x is None:
                 key.append(None)
-            elif type(x) is torch.Tensor and x.data_ptr() % 16 == 0:
+            elif type(x) is torch.Tensor and x.data_ptr() % 16 == 0 and not x.is_neg():
                 device = x.get_device()  # -1 for all but GPUs
                 key += (x.shape, x.stride(), x.dtype, device if device >= 0 else x.device)
             else:

@@ -104,7 +104,7 @@ def linear_attention(
 def _autocast(q, k, v):
     """q, k and v in the dtype of `torch.autocast`, where that is on."""
     kind = q.device.type if isinstance(q, torch.Tensor) else "cpu"
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return q, k, v
     dtype = torch.get_autocast_dtype(kind)
     return [x.to(dtype) if getattr(x, "dtype", None) in DTYPES else x for x in (q, k, v)]
@@ -151,7 +151,7 @@ def _linear_attention(
             feature_map=feature_map,
             normalize=normalize,
             scale=float(scale),
-            eps=eps,
+            eps=float(eps),
             initial_state=initial_state,
             return_state=return_state,
             cu_seqlens=cu_seqlens,
@@ -204,7 +204,8 @@ def linear_attention_step(
 
     Returns:
         o [B, H, Dv] in the dtype of q, and the new state; the given one is left as it was.
-        Where a gradient is asked for, PyTorch operations do the work instead of the kernel.
+        Where a gradient is asked for, and within `torch.compile` and `torch.func`, PyTorch
+        operations do the work instead of the kernel.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what is allowed.
@@ -246,8 +247,8 @@ def _step(q, k, v, state, decay, feature_map, normalize, scale, eps, enable_gqa)
         check_features(q, k, fq, fk, state, "state")
         q, k, feature_map = fq.to(v.dtype), fk.to(v.dtype), "identity"
     kv, z = state
-    asked = _autograd_asks((q, k, v, kv, z) if decay is None else (q, k, v, kv, z, decay))
-    if not _kernels_run(q) or asked or 0 in (*q.shape, *k.shape):
+    tensors = (q, k, v, kv, z) if decay is None else (q, k, v, kv, z, decay)
+    if not _kernels_run(q) or _pytorch_asks(tensors) or 0 in (*q.shape, *k.shape):
         o, state = reference.recurrent(
             q.unsqueeze(2),
             k.unsqueeze(2),
@@ -256,7 +257,7 @@ def _step(q, k, v, state, decay, feature_map, normalize, scale, eps, enable_gqa)
             feature_map=feature_map,
             normalize=normalize,
             scale=float(scale),
-            eps=eps,
+            eps=float(eps),
             initial_state=state,
             return_state=True,
             enable_gqa=enable_gqa,
@@ -266,6 +267,7 @@ def _step(q, k, v, state, decay, feature_map, normalize, scale, eps, enable_gqa)
     dtype = q.dtype
     if INTERPRETED and dtype == torch.bfloat16:
         q, k, v = q.float(), k.float(), v.float()
+    q, k, v, kv, z, decay = _readable(q, k, v, kv, z, decay)
     with _device_of(q):
         o, kv, z = decode.step(
             q, k, v, kv, z, decay, feature_map, normalize, float(scale), float(eps)
@@ -294,6 +296,21 @@ def _warn_once(name):
             "linear attention runs there as the chunked PyTorch reference",
             stacklevel=4,
         )
+
+
+def _readable(*tensors):
+    """Tensors as the kernels can read them, copied where they are not; None stays None.
+
+    PyTorch may keep the negative of what is stored, and a bit that says so. And the kernels take
+    the distance of two features for a number of 32 bits.
+    """
+    found = []
+    for x in tensors:
+        if x is not None:
+            x = x.resolve_neg() if x.is_neg() else x
+            x = x.contiguous() if x.stride(-1) * (x.shape[-1] - 1) >= 2**31 else x
+        found.append(x)
+    return found
 
 
 def _device_of(x):
@@ -341,6 +358,13 @@ def _autograd_asks(tensors):
     return forward_ad._current_level >= 0
 
 
+def _pytorch_asks(tensors):
+    """Whether a function that is registered nowhere has to consist of PyTorch's operations."""
+    if torch.compiler.is_compiling() or modes_active() or transforms_active():
+        return True
+    return not _are_plain(tensors) or _autograd_asks(tensors)
+
+
 def _forward(q, k, v, initial, cu_seqlens, decay, *options):
     return replayed(_run_forward, (q, k, v, initial, cu_seqlens, decay), options)
 
@@ -349,6 +373,7 @@ def _run_forward(
     q, k, v, initial, cu_seqlens, decay,
     is_causal, feature_map, normalize, scale, eps, save, keep=True,
 ):  # fmt: skip
+    q, k, v, initial, decay = _readable(q, k, v, initial, decay)
     arguments = (q, k, v, initial, cu_seqlens, feature_map, normalize, scale, eps)
     with _device_of(q):
         if decay is not None:
@@ -373,6 +398,7 @@ def _run_backward(
     q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
+    q, k, v, initial, decay, do, dstate = _readable(q, k, v, initial, decay, do, dstate)
     if dstate is not None:  # autograd hands over any strides, the kernels count on these
         dstate = dstate.contiguous()
     with _device_of(q):
@@ -508,12 +534,17 @@ forward.register_autograd(
 
 
 def _fold(info, in_dims, tensors):
-    """What `vmap` maps over becomes part of the batch: [B, ...] from [mapped, B, ...]."""
+    """What `vmap` maps over becomes part of the batch: [B, ...] from [mapped, B, ...].
+
+    What is not mapped over is the same for all. The kernels take q, k and v of any strides, but
+    count on those of the states: a batch of one, repeated, has none of its own.
+    """
     folded = []
-    for x, dim in zip(tensors, in_dims, strict=False):
+    for i, (x, dim) in enumerate(zip(tensors, in_dims, strict=False)):
         if x is not None:
             x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
             x = x.flatten(0, 1)
+            x = x if i < 3 else x.contiguous()
         folded.append(x)
     return folded
 
@@ -538,6 +569,14 @@ def _mapped(function, count):
     return staticmethod(run)
 
 
+def _is_batched(grad):
+    """Whether autograd hands over many gradients as one: `torch.autograd.grad(is_grads_batched)`.
+
+    That is a `vmap` older than `torch.func.vmap`, which calls a registered operator once for each.
+    """
+    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 class _Gradient(torch.autograd.Function):
     """`_backward` where autograd could want to differentiate it once more, and cannot."""
 
@@ -560,6 +599,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, do, dstate, _):
+        if _is_batched(do) or _is_batched(dstate):
+            return _gradients(backward, ctx, do, dstate)
         return _gradients(
             _Gradient.apply if torch.is_grad_enabled() else _backward, ctx, do, dstate
         )

@@ -125,6 +125,7 @@ def sequence_parallel_attention(
         if kernels:
             if ops.INTERPRETED and dtype == torch.bfloat16:  # which it computes wrongly
                 q, k, v = q.float(), k.float(), v.float()
+            q, k, v = ops._readable(q, k, v)
             pieces = halves(q, k) if overlap and ranks.ranks > 1 else [WHOLE]
             plan = Plan(options, link, pieces, return_state)
             with ops._device_of(q):
@@ -417,6 +418,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, do, _):
         q, k, v, *saved = ctx.saved_tensors
         options, link = ctx.plan[:2]
+        (do,) = ops._readable(do)
         with ops._device_of(q), link.enter("the backward pass of ") as entry:
             dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
             run = _causal_backward if options.causal else _bidirectional_backward
@@ -514,7 +516,8 @@ class _Exchange(torch.autograd.Function):
 def _reference(q, k, v, initial, options, link, entry, terms):
     """The same in PyTorch's own operations, where the kernels do not run."""
     fk = FEATURE_MAPS[options.feature_map](k.float())
-    mine = torch.cat([(fk.mT @ v.float()).flatten(2), fk.sum(-2)], dim=-1)
+    with reference.whole_precision(k):
+        mine = torch.cat([(fk.mT @ v.float()).flatten(2), fk.sum(-2)], dim=-1)
     if initial is not None:
         mine = mine + initial
     needed, total = _Exchange.apply(mine, options, link, entry, terms)

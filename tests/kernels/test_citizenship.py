@@ -5,7 +5,7 @@ import torch
 from oracle import DEVICE, ON_GPU, qkv, run, state_for
 from torch._subclasses import FakeTensorMode
 
-from kernels import linear_attention, linear_attention_step
+from kernels import linear_attention, linear_attention_step, reference
 
 both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
 on_a_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU: CUDA graphs are captured there")
@@ -77,6 +77,20 @@ def test_autocast_casts_as_it_does_for_softmax_attention(dtype):
         assert linear_attention(q, k, v).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", ["quadratic", "recurrent", "chunked"])
+def test_autocast_leaves_the_sums_of_a_reference_alone(form, dtype):
+    """Where it stands for the kernels: they would be rounded, and overflow float16."""
+    q, k, v = (x.to(dtype) for x in qkv(FLOAT32, N=40))
+    attend = lambda: getattr(reference, form)(q, k, v + 3e4, return_state=True)  # noqa: E731
+    o, state = attend()
+    with torch.autocast(DEVICE, dtype=dtype):
+        o_cast, state_cast = attend()
+        on_meta = linear_attention(*(x.to("meta") for x in (q, k, v)))
+    assert torch.equal(o_cast, o) and torch.equal(state_cast.kv, state.kv) and o.isfinite().all()
+    assert on_meta.shape == v.shape
+
+
 def test_autocast_hands_the_gradients_back_in_their_own_dtype():
     inputs = [x.requires_grad_() for x in qkv(FLOAT32)]
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -104,6 +118,78 @@ def test_vmap_maps_over_one_more_batch_dimension(causal):
     for i in range(3):
         for x, y, want in zip(found, moved, attend(q[i], k, v[i], kv, z), strict=True):
             assert torch.equal(x[i], want) and torch.equal(y[:, i], want)
+
+
+@both_ways
+def test_vmap_repeats_a_state_of_one_sequence(causal):
+    """Which then has strides of zero, and the kernels count on the state's own."""
+    q = torch.randn(3, 1, 2, 30, 16, device=DEVICE)
+    _, k, v = qkv(FLOAT32, N=30)
+    state = state_for(FLOAT32)
+    attend = lambda q: linear_attention(  # noqa: E731
+        q, k, v, causal=causal, initial_state=state
+    )
+    found = torch.func.vmap(attend)(q)
+    assert all(torch.equal(x, attend(y)) for x, y in zip(found, q, strict=True))
+
+
+@both_ways
+def test_many_gradients_at_once(causal):
+    """A whole Jacobian in one backward pass: `vmap` over gradients, the newer and the older one."""
+    inputs = qkv(FLOAT32, H=1, N=2, D=2)
+    attend = lambda *inputs: linear_attention(*inputs, causal=causal)  # noqa: E731
+    jacobian = torch.autograd.functional.jacobian
+    each = jacobian(attend, inputs)
+    newer = torch.func.jacrev(attend, argnums=(0, 1, 2))(*inputs)
+    older = jacobian(attend, inputs, vectorize=True)
+    for x, y, want in zip(newer, older, each, strict=True):
+        assert torch.equal(x, want) and torch.equal(y, want)
+
+
+def test_a_step_that_is_compiled_mapped_and_without_data():
+    state = state_for(FLOAT32)
+    inputs = [x[:, :, 0] for x in qkv(FLOAT32, N=1)]
+    step = lambda q, k, v, kv, z: linear_attention_step(q, k, v, (kv, z))[0]  # noqa: E731
+    want = step(*inputs, *state)
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend=BACKEND)
+    assert torch.allclose(compiled(*inputs, *state), want, rtol=1e-5)
+    mapped = torch.func.vmap(step)(*(x[None] for x in (*inputs, *state)))
+    assert torch.allclose(mapped[0], want, rtol=1e-5)
+    with FakeTensorMode() as mode:
+        o = step(*(mode.from_tensor(x) for x in (*inputs, *state)))
+    assert o.fake_mode is mode and o.shape == want.shape
+
+
+def negative(x):
+    """x as PyTorch may keep it: what is stored is -x, and a bit says so."""
+    return torch._neg_view(-x)
+
+
+@both_ways
+def test_negatives_that_are_views(causal):
+    """Such as the imaginary part of a conjugate; also as the gradient of the output."""
+    inputs = qkv(FLOAT32)
+    state = state_for(FLOAT32)
+    do = torch.randn_like(inputs[0])
+
+    def attend(as_given):
+        leaves = [as_given(x).requires_grad_() for x in (*inputs, *state)]
+        o, after = linear_attention(
+            *leaves[:3], causal=causal, initial_state=tuple(leaves[3:]), return_state=True
+        )
+        dkv = as_given(after.kv.detach())
+        return o, *torch.autograd.grad((o, after.kv), leaves, (as_given(do), dkv))
+
+    def forward(as_given):
+        q, k, v, kv, z = (as_given(x) for x in (*inputs, *state))
+        step = linear_attention_step(*(x[:, :, 0] for x in (q, k, v)), (kv, z))
+        return linear_attention(q, k, v, causal=causal), step[0], *step[1]
+
+    assert negative(do).is_neg() and torch.equal(negative(do), do)
+    for run_both in (attend, forward):
+        want = run_both(torch.clone)
+        assert all(torch.equal(x, y) for x, y in zip(run_both(negative), want, strict=True))
 
 
 @both_ways

@@ -1,9 +1,14 @@
 """Any strides: what lies between and around the elements is never read."""
 
+import mmap
+
 import pytest
 import torch
 from oracle import DEVICE, TOLERANCE, agree, assert_close, qkv, randn, state_for, truth
 
+from kernels import linear_attention, ops
+
+FLOAT16 = type("F", (), {"dtype": torch.float16})
 both_ways = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
 
 
@@ -125,3 +130,15 @@ def test_inputs_may_share_one_projection(precise, causal):
     """q, k and v cut from one [B, N, 3, H, D], as a fused linear layer leaves them."""
     x = randn(2, 30, 3, 2, 16, dtype=precise.dtype)
     agree(precise, *(x[:, :, i].transpose(1, 2) for i in range(3)), causal=causal)
+
+
+def test_features_that_lie_far_apart():
+    """More than 2³¹ elements from the first to the last: kernels take that for 32 bits."""
+    far = 2**23 + 2**16
+    pages = mmap.mmap(-1, 2 * (255 * far + 2))  # those that are not touched take no memory
+    x = torch.frombuffer(pages, dtype=torch.float16).as_strided((1, 1, 2, 256), (1, 1, 1, far))
+    x.copy_(qkv(FLOAT16, H=1, N=2, D=256)[0])
+    (near, nothing) = ops._readable(x, None)
+    assert near.stride(-1) == 1 and torch.equal(near, x) and nothing is None
+    assert ops._readable(x[..., :255])[0].stride(-1) == far
+    assert torch.equal(linear_attention(x, x, x), linear_attention(near, near, near))
