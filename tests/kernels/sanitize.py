@@ -90,6 +90,8 @@ def check(tool: str | None) -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["-"]:
         calls(sys.argv[2])
+    elif shutil.which("nvidia-smi") is None:
+        sys.exit("compute-sanitizer needs an NVIDIA GPU, and this machine has no driver for one.")
     else:
         for tool in (None, *(sys.argv[1:] or TOOLS)):
             print(f"--- {tool or 'compiling'}", flush=True)
