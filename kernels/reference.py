@@ -117,6 +117,7 @@ def _operator(form):
         state = LinearAttentionState(torch.cat(kvs).squeeze(2), torch.cat(zs).squeeze(2))
         return (o, state) if return_state else o
 
+    del attention.__wrapped__  # whose arguments `help` would show
     return attention
 
 
