@@ -1,6 +1,7 @@
 """Pages on the day their studies are first recorded: on the book's GPU, on another, on that alone.
 
 The records are made up by the code that will make the real ones, with the GPU taken out of it.
+And pages with no more than a live build measures, which is less than what is recorded.
 """
 
 import json
@@ -13,15 +14,20 @@ from itertools import product
 
 import pytest
 
-from bench import memory, results, roofline, studies, timing
+from bench import book, memory, results, roofline, steps, studies, timing
 from bench.hardware import ROOT
 from bench.results import Measurement
-from bench.studies import contenders, decay
+from bench.runner import Entry
+from bench.studies import contenders, decay, decoding, journey, quality
 from bench.studies import memory as memory_study
 
 PAGES = (
     "04_gpu_memory_hierarchy", "12_decay", "13_sequence_parallelism", "labs/memory_profiling",
     "labs/benchmark_comparison",
+)  # fmt: skip
+LIVE_PAGES = (
+    "06_kernel_development", "07_optimization_journey", "10_decoding", "11_quality", "12_decay",
+    "13_sequence_parallelism", "labs/complexity_analysis", "labs/benchmark_comparison",
 )  # fmt: skip
 SHARED = ("memory-hierarchy", "quadratic-problem", "chunk-size", "allocator")
 ORDERS = list(product((False, True), roofline.WORKS))
@@ -72,7 +78,7 @@ def contender_rows() -> list[dict]:
     return contenders.rows(found) + contenders.missing(every, found)
 
 
-def decay_rows(monkeypatch) -> list[dict]:
+def decay_rows(monkeypatch, quick=False) -> list[dict]:
     """All parts of the study of decay, with calls that do nothing."""
 
     def judged(way, inputs, shape, works):
@@ -94,8 +100,8 @@ def decay_rows(monkeypatch) -> list[dict]:
     monkeypatch.setattr(decay.floor, "copy_call", lambda *a: lambda: None)
     once = timing.Sampling(least=1, most=1, budget_s=0.0)
     end = float("inf")
-    watch = decay.Watch(timing.HostClock(), once, False, end, "bfloat16", "cpu")
-    rows = decay.measure(False, lambda text: None, watch)
+    watch = decay.Watch(timing.HostClock(), once, quick, end, "bfloat16", "cpu")
+    rows = decay.measure(quick, lambda text: None, watch)
     assert not [r for r in rows if r["status"] == "failed" and r.get("way") != "simple-gla"]
     return [*rows, {"part": "length", "B": 8, "N": 2**18, **decay.left_out()}]
 
@@ -182,19 +188,69 @@ for page in pages:
 """
 
 
+def in_quick_form(name: str, r: dict) -> bool:
+    """Whether the quick form of a study has this row."""
+    if name == "journey":
+        many = r.get("B") in (None, journey.BATCHES[0])
+        skipped = r["part"] == "waves" and r["parts"] not in journey.WAVES[r["B"]][::2]
+        return not skipped and (r["part"] != "pass" or many or r["step"] == "rows")
+    if name == "decoding":
+        few = {"token": decoding.LENGTHS[::2], "prompt": decoding.PROMPTS[:2]}
+        longest = r["what"] == "drift" or r.get("B") not in (None, 1)
+        known = r["N"] is None or r["N"] in few.get(r["what"], decoding.CHECKPOINTS)
+        small = r["N"] is None or not longest or r["N"] <= decoding.QUICK_MOST
+        return known and small and r.get("B") in (None, *decoding.BATCHES)
+    if name == "quality":
+        group = r.get("group"), r.get("length"), r.get("mixer") in quality.QUICK_MIXERS
+        shown = r["what"] == "step" and r["N"] in quality.STEP_LENGTHS[::6] and group[2]
+        return r["what"] == "text" or shown or group == ("recall", 256, True)
+    return True
+
+
+def as_measured_live(folder, monkeypatch):
+    """results/ with no more than the quick forms of what this file knows."""
+    shutil.copytree(results.DIRECTORY, folder)
+    ours = results.load(results.MAIN)
+    plans = book.reduced("bfloat16") + steps.reduced("bfloat16")
+    wanted = {
+        Entry(plan.experiment, name, work, shape)
+        for plan in plans for shape in plan.shapes()
+        for work in plan.works for name in plan.contenders
+    }  # fmt: skip
+    kept = [m for m in ours.measurements if Entry.of(m) in wanted]
+    assert len(kept) == len(wanted), "the record has all that is measured live"
+    results.write(replace(ours, measurements=kept), folder / f"{results.MAIN}.json")
+    for name in ("journey", "decoding", "quality"):
+        study = studies.recorded(name)[0]
+        rows = [r for r in study.rows if in_quick_form(name, r)]
+        assert 0 < len(rows) < len(study.rows)
+        studies.write(replace(study, rows=rows), folder / "studies")
+    rows = decay_rows(monkeypatch, quick=True)
+    studies.write(studies.Study("decay", ours.provenance, rows), folder / "studies")
+
+
+def show(folder, pages):
+    """Run the cells of pages in a process of its own, and what shows their results."""
+    given = json.dumps([str(folder), pages])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "chapters")))
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert run.returncode == 0, (run.stdout[-3000:], run.stderr[-2000:])
+    shown = [x for x in run.stdout.splitlines() if x.startswith("all of")]
+    assert shown == [f"all of {page}" for page in pages]
+    return run.stdout
+
+
+def test_pages_show_what_a_live_build_measures(tmp_path, monkeypatch):
+    as_measured_live(tmp_path / "results", monkeypatch)
+    show(tmp_path / "results", LIVE_PAGES)
+
+
 @pytest.mark.parametrize(
     "where", ["on the book's GPU", "on another GPU", "on another GPU alone", "on both"]
 )
 def test_pages_show_their_first_records(where, made_up, tmp_path):
     planted(where, made_up, tmp_path / "results")
-    given = json.dumps([str(tmp_path / "results"), PAGES])
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH":
-             f"{ROOT}:{ROOT / 'chapters'}"},
-    )  # fmt: skip
-    assert run.returncode == 0, (run.stdout[-3000:], run.stderr[-2000:])
-    assert [x for x in run.stdout.splitlines() if x.startswith("all of")] == [
-        f"all of {page}" for page in PAGES
-    ]
-    assert "Nothing is recorded yet" not in run.stdout
+    assert "Nothing is recorded yet" not in show(tmp_path / "results", PAGES)
