@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from . import style
@@ -80,12 +81,14 @@ def claim(
 ) -> Claim:
     """State a lesson and say whether it holds on `record`, a record or a study.
 
-    `condition` is true, false, or None where a measurement is missing; `evidence` is one line
-    with the numbers that decide it. `expected=False` is for a claim of which the page teaches why
-    it fails, `expected=None` for a goal that may not be reached yet. The build of the book warns of
-    what is recorded on an H100 and comes out otherwise than expected, and CI fails on warnings.
+    `condition` is true, false, or where a measurement is missing None or empty; `evidence` is one
+    line with the numbers that decide it. `expected=False` is for a claim of which the page teaches
+    why it fails, `expected=None` for a goal that may not be reached yet. The build of the book
+    warns of what is recorded on an H100 and comes out otherwise than expected, and CI fails on
+    warnings.
     """
-    held = None if condition is None else bool(condition)
+    missing = condition is None or (isinstance(condition, Sized) and not condition)
+    held = None if missing else bool(condition)
     source = style.sentence(record.line)
     gpu = record.provenance.gpu
     return Claim(sentence, held, evidence, source, gpu, record.live, expected)

@@ -278,7 +278,8 @@ def test_claims_say_whether_they_held_and_where(record):
     assert "Held: A &lt; B" in page
     assert "Recorded on Made-up GPU 1" in page
     assert claims.claim("A", False, "", record).verdict == "Did not hold"
-    assert claims.claim("A", None, "", record).verdict == "Not decided"
+    for nothing in (None, [], {}):
+        assert claims.claim("A", nothing, "", record).verdict == "Not decided"
     assert "[HELD] A < B" in repr(held)
 
 
