@@ -75,7 +75,7 @@ QUICK = Extent(
     step=2048,
     stages=(16384,),
     expandable=False,
-    budget_s=9.0,
+    budget_s=11.0,
 )
 
 
