@@ -1,6 +1,7 @@
 """Tables of measurements: HTML for a page, Markdown for the README, text for a terminal."""
 
 import html
+import re
 from dataclasses import dataclass, field
 
 from . import contenders, style
@@ -26,7 +27,7 @@ class Table:
     def _repr_html_(self) -> str:
         head = "".join(
             f'<th scope="col" style="white-space: normal'
-            f'{"; text-align: left" if c in self.words else ""}">{html.escape(c)}</th>'
+            f'{"; text-align: left" if c in self.words else ""}">{_shown(c)}</th>'
             for c in self.columns
         )
         body = "".join(
@@ -49,8 +50,8 @@ class Table:
             else ""
         )
         if j == 0:
-            return f'<th scope="row"{title}{style}>{html.escape(text)}</th>'
-        return f"<td{title}{style}>{html.escape(text)}</td>"
+            return f'<th scope="row"{title}{style}>{_shown(text)}</th>'
+        return f"<td{title}{style}>{_shown(text)}</td>"
 
     def markdown(self) -> str:
         """A pipe table, the caption as a line below it."""
@@ -76,6 +77,11 @@ class Table:
         return "\n".join([*lines, *([self.caption] if self.caption else [])])
 
     __repr__ = __str__
+
+
+def _shown(text: str) -> str:
+    """HTML of a cell; a name that is put together may be broken behind `_`, `.` and `::`."""
+    return re.sub(r"(?<=[_.:])(?=[A-Za-z])", "<wbr>", html.escape(text))
 
 
 def fastest_softmax(record: Record, **shape) -> Measurement | None:

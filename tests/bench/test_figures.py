@@ -207,6 +207,8 @@ def test_word_columns_are_set_to_the_left_and_numbers_to_the_right():
     assert f'<th scope="row">a</th><td{left}>an idea</td><td>1.5</td>' in page
     wrapped = tables.Table(["step"], [["a long name"]], words=("step",))._repr_html_()
     assert f'<th scope="row"{left}>a long name</th>' in wrapped
+    long = tables.Table(["st.shared"], [["a_kernel<4, at::Fill>"]])._repr_html_()
+    assert ">st.<wbr>shared</th>" in long and ">a_<wbr>kernel&lt;4, at::<wbr>Fill&gt;</th>" in long
     assert table.markdown().splitlines()[1] == "|---|---|--:|"
     assert str(table).splitlines()[0] == "step  idea      ms"
 
