@@ -79,7 +79,8 @@ def test_what_chapters_measure_is_enough_for_their_figures(record, make_measurem
     assert len(set(entries)) == len(entries), "nothing is measured twice"
     longest = max(shape.N for _, shape, _ in entries)
     softmax = [e for e in entries if e[0].startswith("sdpa")]
-    assert all(work == "forward" for _, shape, work in softmax if shape.N == longest)
+    assert all(work == "forward" for _, shape, work in softmax if shape.N > longest // 16)
+    assert any(work != "forward" for _, shape, work in softmax)
     live = replace(record, measurements=[make_measurement(*e) for e in entries], live=True)
     for B, causal in ((8, False), (1, True)):
         assert tables.fastest_softmax(live, B=B, N=longest, causal=causal, work="forward")
