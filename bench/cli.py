@@ -252,8 +252,12 @@ def _study(options) -> int:
             raise BenchError(f"There is no study {name!r}; known: {', '.join(known)}.")
     if not hardware.has_gpu():
         raise BenchError(studies.NO_GPU)
+    wanted = options.name or studies.for_this_machine()
+    left_out = [] if options.name else [name for name in known if name not in wanted]
+    if left_out:
+        _say(f"left out, which needs more GPUs: {', '.join(left_out)} (by name it is measured)")
     failed = []
-    for name in options.name or known:
+    for name in wanted:
         _say(f"{name}: {studies.about(name)}")
         try:
             found = studies.run(name, options.quick, hardware.command_line(), _say)

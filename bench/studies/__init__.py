@@ -10,7 +10,9 @@ None, with the unit in the column's name (`read_GBps`, `latency_ns`, `median_ms`
 ends within 20 seconds, which a chapter that is executed on a GPU waits for; in full, within 60
 as a rule. Some take longer in full, and say so; pages show those as recorded.
 
-The name of a study is that of its module, with `-` for `_`.
+A study for several GPUs says `GPUS = 2`: where there are fewer it is measured only by its name, so
+that it does not take the place of what several recorded. The name of a study is that of its module,
+with `-` for `_`.
 """
 
 import json
@@ -103,6 +105,14 @@ def names() -> list[str]:
 def about(name: str) -> str:
     """What a study measures, in one line."""
     return _module(name).ABOUT
+
+
+def for_this_machine() -> list[str]:
+    """The studies for which there are GPUs enough here."""
+    from torch.cuda import device_count
+
+    here = device_count()
+    return [name for name in names() if getattr(_module(name), "GPUS", 0) <= here]
 
 
 def run(name: str, quick: bool = False, command: str = "", say: Callable = print) -> Study:

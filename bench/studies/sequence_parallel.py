@@ -37,6 +37,7 @@ from ..errors import BenchError
 from ..runner import one_line
 
 ABOUT = "one sequence on one GPU and on several: time, what is exchanged, and the exchange alone"
+GPUS = 2  # with fewer there is little to record
 
 H, D = 8, 64
 SIZE = D * D + D  # numbers of one state

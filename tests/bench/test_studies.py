@@ -154,6 +154,26 @@ def test_a_study_that_fails_leaves_the_others(problem, example, tmp_path, monkey
     assert len(studies.recorded("example", tmp_path)) == 1
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_study_for_several_gpus_is_left_out_where_there_is_one(gpus, monkeypatch, capsys):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    ran = []
+
+    def run(name, *more):
+        ran.append(name)
+        raise BenchError("not here")
+
+    monkeypatch.setattr(studies, "run", run)
+    assert main(["study"]) == 1
+    several = {"sequence-parallel"} if gpus == 1 else set()
+    assert set(studies.names()) - set(ran) == several
+    assert ("left out" in capsys.readouterr().err) == bool(several)
+    ran.clear()
+    main(["study", "sequence-parallel"])
+    assert ran == ["sequence-parallel"]
+
+
 def test_a_failing_study_shows_the_record_and_says_so(example, tmp_path, monkeypatch, capsys):
     studies.write(example, tmp_path)
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
