@@ -348,8 +348,8 @@ def decay_output_kernel(
         if FAST:
             weights = tl.where(seen, weights, 0.0).to(OPERAND)
         else:
-            between = tl.where(seen, log_g[None, :] - log_g[:, None], float("-inf"))
-            weights = (weights * tl.exp2(between)).to(OPERAND)
+            between = log_g[None, :] - log_g[:, None]  # at most 0 where it is seen
+            weights = tl.where(seen, weights * tl.exp2(between), 0.0).to(OPERAND)
         b_ot = dot(st.to(OPERAND), fqt, PRECISION)  # [BLOCK_DV, BLOCK_N]
         if not FAST:
             b_ot *= tl.exp2(log_g)[None, :]

@@ -143,9 +143,15 @@ def quadratic(q, k, v, kv, z, causal, g):
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
+    return _pairs(q, k, v, kv, z, causal, g)
+
+
+def _pairs(q, k, v, kv, z, causal, g):
+    """Every query with every key; what comes out depends on all that comes in, even without any."""
     weights = q @ k.mT  # [..., N, M]
     if g is not None:
         weights = weights * decay_mask(g, causal)
+        weights = weights.tril() if causal else weights  # 0 · inf is NaN
         before = g.cumsum(-1).unsqueeze(-1).exp()  # [..., N, 1]: what is left of the first state
         after = (g.sum(-1, keepdim=True) - g.cumsum(-1)).unsqueeze(-1).exp()
         numerator = weights @ v + before * (q @ kv)
@@ -166,6 +172,8 @@ def recurrent(q, k, v, kv, z, causal, g):
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
+    if k.shape[-2] == 0:
+        return _pairs(q, k, v, kv, z, causal, g)
     if not causal and g is not None:
         return _both_directions(_walk, q, k, v, kv, z, g)
     if causal:
@@ -221,6 +229,8 @@ def chunked(q, k, v, kv, z, causal, g, chunk_size=128):
 
     Takes the arguments of `kernels.linear_attention`, also in float64, and returns what it returns.
     """
+    if k.shape[-2] == 0:
+        return _pairs(q, k, v, kv, z, causal, g)
     if causal or g is not None:
         form = functools.partial(_chunks, chunk_size=chunk_size)
         return form(q, k, v, kv, z, g) if causal else _both_directions(form, q, k, v, kv, z, g)
@@ -240,7 +250,7 @@ def _chunks(q, k, v, kv, z, g, chunk_size):
         if g is None:
             weights = weights.tril()
         else:
-            weights = weights * decay_mask(g[..., rows], causal=True)
+            weights = (weights * decay_mask(g[..., rows], causal=True)).tril()  # 0 · inf is NaN
             total = g[..., rows].cumsum(-1).unsqueeze(-1)  # [..., C, 1]
             qc = qc * total.exp()
             kc = kc * (total[..., -1:, :] - total).exp()

@@ -293,6 +293,22 @@ def test_long_products_and_strong_decay_stay_finite(causal):
     assert not grads[3][:, 1, ::40].any()
 
 
+@pytest.mark.parametrize("subject", [FLOAT32, *REFERENCES], ids=str)
+@pytest.mark.parametrize("strength", [0.1, 3.0], ids=["mild", "strong"])
+@pytest.mark.parametrize("value", [1e3, float("nan"), float("inf")])
+def test_causal_does_not_see_the_future(subject, strength, value):
+    """Not even a key whose φ is infinite, at any strength of the decay."""
+    q, k, v = qkv(subject, N=40)
+    options = {"decay": strength * decays(subject, 1, 2, 40), "causal": True, "feature_map": "exp"}
+    before = subject(q, k, v, **options)
+    for x in (q, k):
+        x[:, :, 11:] = value
+    v[:, :, 11:] += 1
+    after = subject(q, k, v, **options)
+    assert torch.equal(before[:, :, :11], after[:, :, :11])
+    assert not torch.equal(before[:, :, 11:], after[:, :, 11:])
+
+
 def test_a_state_is_carried_over_pieces_and_steps():
     q, k, v = qkv(FLOAT32, N=60, D=8)
     g = decays(FLOAT32, 1, 2, 60)
