@@ -100,6 +100,7 @@ def check_features(q, k, fq, fk, state=None, state_name="initial_state"):
     for name, x, fx in (("q", q, fq), ("k", k, fk)):
         if not isinstance(fx, torch.Tensor):
             raise TypeError(f"feature_map({name}) must return a tensor, not {type(fx).__name__}")
+        _check_dense(f"feature_map({name})", fx)
         if not fx.dtype.is_floating_point:
             raise TypeError(f"feature_map({name}) must return a floating dtype, not {fx.dtype}")
         if fx.device != x.device:

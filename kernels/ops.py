@@ -82,7 +82,9 @@ def linear_attention(
 
         Causal outputs do not depend on what comes later, to the last bit, as long as later values
         are finite: a NaN or infinity in v also spoils the rows before it in the same chunk of up
-        to 128 tokens, since 0 · NaN is NaN. In q and k it spoils none.
+        to 128 tokens, since 0 · NaN is NaN. In q and k it spoils none. Of a decay for each token
+        this does not hold to the last bit: where later tokens of the same part of a sequence forget
+        almost everything, earlier ones are computed, and rounded, in another way.
 
     Raises:
         TypeError, ValueError: before anything runs, naming the argument, what came and what is

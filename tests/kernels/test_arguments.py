@@ -103,6 +103,9 @@ BAD = {
         {"feature_map": None}, TypeError, ["feature_map", "NoneType"]),
     "the feature map returns no tensor": (
         {"feature_map": lambda x: 1}, TypeError, ["feature_map(q) must return a tensor", "int"]),
+    "the feature map returns a sparse tensor": (
+        {"feature_map": lambda x: x.to_sparse()},
+        TypeError, ["feature_map(q) must be a dense tensor", "sparse_coo"]),
     "the feature map returns integers": (
         {"feature_map": lambda x: x.long()}, TypeError, ["feature_map(q)", "floating", "int64"]),
     "the feature map moves to another device": (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import DEVICE, ON_GPU, qkv, run, state_for
+from oracle import DEVICE, ON_GPU, qkv, randn, run, state_for
 from torch._subclasses import FakeTensorMode
 
 from kernels import linear_attention, linear_attention_step, reference
@@ -159,6 +159,22 @@ def test_a_step_that_is_compiled_mapped_and_without_data():
     with FakeTensorMode() as mode:
         o = step(*(mode.from_tensor(x) for x in (*inputs, *state)))
     assert o.fake_mode is mode and o.shape == want.shape
+
+
+@both_ways
+@pytest.mark.parametrize("decayed", [False, True], ids=["", "decay"])
+@pytest.mark.parametrize("ends", [None, [0, 0, 0]], ids=["one", "packed"])
+def test_without_any_token_every_input_has_a_gradient(subject, causal, decayed, ends):
+    inputs = [x.requires_grad_() for x in qkv(subject, N=0)]
+    options = {"causal": causal}
+    if decayed:
+        options["decay"] = randn(2, dtype=torch.promote_types(subject.dtype, torch.float32)) * 0
+        inputs.append(options["decay"].requires_grad_())
+    if ends:
+        options["cu_seqlens"] = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
+    o = subject(*inputs[:3], **options)
+    for grad, x in zip(torch.autograd.grad(o.sum(), inputs), inputs, strict=True):
+        assert grad.shape == x.shape and not grad.any()
 
 
 def negative(x):
