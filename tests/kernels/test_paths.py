@@ -1,6 +1,7 @@
 """Which code runs where: the reference on a CPU, the kernels on a GPU and in the interpreter."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -86,19 +87,70 @@ def test_on_a_machine_with_a_gpu_a_cpu_tensor_stays_on_the_cpu():
     assert torch.allclose(o, truth(q, q, q)[0].float(), atol=1e-5)
 
 
-def test_on_an_old_gpu_the_reference_runs_and_says_so_once(monkeypatch, recwarn):
-    """Pretended: what `_kernels_run` asks of a GPU is answered by an sm_75."""
-    monkeypatch.setattr(ops, "INTERPRETED", False)
-    monkeypatch.setattr(ops, "_warned", set())
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+PRETENDED = """
+import json, warnings
+import torch, triton
+from oracle import SUBJECTS, agree, qkv, randn, state_for
+from kernels import configs, linear_attention, linear_attention_step, ops
 
-    class OnCuda:
-        device = torch.device("cuda", 0)
+class Launched(Exception):
+    pass
 
-    assert not ops._kernels_run(OnCuda) and not ops._kernels_run(OnCuda)
-    assert [str(w.message)[:8] for w in recwarn] == ["Tesla T4"]
-    assert "reference" in str(recwarn[0].message)
+def launch(kernel, *args, **options):
+    raise Launched
+
+# The tensors are on the CPU. The operator takes them for those of a GPU that is not there, and a
+# launch, which would also compile the kernel, ends the call.
+class OnGpu:
+    device = torch.device("cuda", 0)
+
+triton.runtime.JITFunction.run = launch
+torch.cuda.get_device_capability = lambda device: divmod(arch, 10)
+torch.cuda.get_device_name = lambda device: "some GPU"
+configs.hardware = lambda device: (arch, 40)
+kernels_run = ops._kernels_run
+ops._kernels_run = lambda x: kernels_run(OnGpu)
+ops._can_be_replayed = lambda *x: ops._are_plain(x) and not ops._autograd_asks(x)
+
+half = next(s for s in SUBJECTS if s.dtype == torch.float16)
+decay = -randn(1, 2, 300).abs()
+bounds = torch.tensor([0, 7, 7, 50], dtype=torch.int32)
+token, state = [x[:, :, 0] for x in qkv(half, N=1)], state_for(half)
+
+def calls(causal):
+    # `agree`: forward and backward, and the state, against the truth
+    yield lambda: agree(half, *qkv(half, N=300), state, causal=causal)
+    yield lambda: agree(half, *qkv(half, N=20), causal=causal)
+    yield lambda: agree(half, *qkv(half), causal=causal, cu_seqlens=bounds)
+    yield lambda: agree(half, *qkv(half, H=4, Hk=2), causal=causal, enable_gqa=True)
+    yield lambda: linear_attention(*qkv(half, N=300), causal=causal)
+    q, k, v = (x.requires_grad_() for x in qkv(half, N=300))
+    yield lambda: linear_attention(q, k, v, causal=causal, decay=decay).sum().backward()
+    yield lambda: linear_attention_step(*token, state)
+    yield lambda: linear_attention_step(*token, state, decay=decay[..., 0])
+
+for arch in (75, 80):
+    made = launched = 0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for call in (*calls(False), *calls(True)):
+            for _ in range(2):  # the second may be the replay of the first
+                made += 1
+                try:
+                    call()
+                except Launched:
+                    launched += 1
+    print(json.dumps([made, launched, [str(w.message) for w in said]]))
+"""
+
+
+def test_an_old_gpu_launches_nothing_and_says_so_once():
+    """And every call launches on an sm_80: who counts the launches does see them."""
+    old, new = map(json.loads, python(PRETENDED).splitlines())
+    made, launched, said = old
+    assert made > 30 and launched == 0
+    assert len(said) == 1 and said[0].startswith("some GPU is older than sm_80")
+    assert new == [made, made, []]
 
 
 def test_importing_the_package_leaves_the_environment_alone():
