@@ -5,8 +5,9 @@ programs the GPU holds at a time. Nothing is tuned while a program runs.
 
 HOPPER was chosen by timing every kernel alone, on an H100 at (8, 8, 65536, 64) and
 (4, 16, 16384, 128) in bfloat16, over rows 64 and 128, values 64 and 128, 4 and 8 warps, 1 to 3
-stages and 2 or 4 resident programs. The rule for everything else was chosen to compile within the
-shared memory of a block of sm_86 (99 KiB); tests/kernels/test_compile.py compiles both.
+stages and 2 or 4 resident programs. The rule for everything else, and NARROW, were chosen to
+compile within the shared memory of a block of sm_86 (99 KiB) and, without spills, within the
+registers; tests/kernels/test_compile.py compiles both.
 """
 
 import functools
@@ -53,6 +54,45 @@ HOPPER = {
     ("causal_output_kernel", 128): (64, 128, 1, 8, 3),
     ("causal_backward_query_kernel", 128): (32, 128, 1, 8, 3),
     ("causal_backward_key_kernel", 128): (32, 128, 1, 8, 3),
+}
+
+
+# Everywhere but on sm_90 and sm_100, tensor cores take and leave all in registers. These kernels
+# hold products of rows with rows, or two results of a row, beside a state: there they take few
+# rows, and on Blackwell more warps. Chosen by compiling alone, so that as little spills as can be.
+CROWDED = (
+    "short_kernel",
+    "backward_query_kernel",
+    "causal_output_kernel",
+    "causal_backward_query_kernel",
+    "causal_backward_key_kernel",
+    "decay_output_kernel",
+    "decay_backward_query_kernel",
+    "decay_backward_key_kernel",
+)
+#   generation, dtype, kernel, and features and values, for which this rule does not do:
+#   rows, values, num_warps, num_stages
+NARROW = {
+    (8, torch.bfloat16, "short_kernel", 64, 128): (32, 64, 4, 2),
+    (8, torch.bfloat16, "backward_query_kernel", 64, 64): (32, 64, 8, 2),
+    (8, torch.bfloat16, "causal_backward_query_kernel", 64, 64): (16, 64, 4, 3),
+    (8, torch.bfloat16, "causal_backward_query_kernel", 64, 128): (16, 64, 4, 3),
+    (8, torch.bfloat16, "short_kernel", 128, 128): (32, 64, 8, 1),
+    (8, torch.bfloat16, "backward_query_kernel", 128, 128): (64, 128, 8, 1),
+    (8, torch.bfloat16, "causal_backward_query_kernel", 128, 128): (32, 64, 8, 1),
+    (8, torch.bfloat16, "decay_backward_query_kernel", 128, 128): (32, 64, 8, 1),
+    (8, torch.bfloat16, "decay_backward_key_kernel", 128, 128): (32, 64, 8, 1),
+    (8, torch.bfloat16, "short_kernel", 256, 64): (16, 32, 8, 1),
+    (8, torch.bfloat16, "backward_key_kernel", 256, 32): (16, 32, 8, 1),
+    (8, torch.float16, "backward_query_kernel", 64, 64): (16, 64, 4, 1),
+    (8, torch.float16, "causal_backward_query_kernel", 64, 64): (32, 32, 4, 2),
+    (8, torch.float16, "decay_backward_key_kernel", 64, 64): (16, 32, 4, 2),
+    (8, torch.float16, "decay_backward_key_kernel", 128, 64): (16, 32, 8, 1),
+    (10, torch.bfloat16, "causal_backward_query_kernel", 128, 64): (32, 64, 8, 1),
+    (10, torch.bfloat16, "causal_backward_query_kernel", 128, 128): (32, 64, 8, 1),
+    (10, torch.bfloat16, "decay_output_kernel", 128, 128): (64, 64, 8, 1),
+    (10, torch.bfloat16, "decay_backward_query_kernel", 128, 128): (64, 64, 8, 1),
+    (10, torch.bfloat16, "decay_output_kernel", 256, 64): (32, 64, 8, 1),
 }
 
 
@@ -129,14 +169,23 @@ def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     # the width where a program has 99 or 163 KiB.
     roomy = dtype == torch.bfloat16 or arch in ROOMY
     values = min(values, 128, (16384 if roomy else 8192) // features)
-    wide = features * values > 4096
     if dtype == torch.bfloat16:
         rows = 64 if features <= 128 else 32
     else:  # operands of four bytes
         rows = 32 if features <= 64 else 16
+    narrow = arch not in (0, *ROOMY)
+    if kernel in CROWDED and (narrow or (arch >= 100 and features > 128)):
+        rows = 32 if dtype == torch.bfloat16 and features <= 128 else 16
+        values = values if dtype == torch.bfloat16 and features >= 64 else min(values, 64)
+    entry = NARROW.get((8 if narrow else arch // 10, dtype, kernel, features, values))
+    if entry:
+        rows, values, warps, stages = entry
+        return Tile(rows, features, values, narrowest, 2, warps, stages)
+    wide = features * values > 4096 or (features > 64 and arch not in (0, 90))
+    warps = 8 if wide or (arch >= 100 and kernel in CROWDED) else 4
     # on Blackwell, Triton 3.7 cannot pipeline a loop with two accumulators that are scaled and φ
     alone = wide or (arch >= 100 and kernel.startswith("decay_backward"))
-    return Tile(rows, features, values, narrowest, 2, 8 if wide else 4, 1 if alone else 2)
+    return Tile(rows, features, values, narrowest, 2, warps, 1 if alone else 2)
 
 
 def constants(tile: Tile, x: torch.Tensor, DV: int, feature_map: str, cu_seqlens) -> dict:

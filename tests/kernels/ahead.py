@@ -24,6 +24,7 @@ OPTIONS = ("num_warps", "num_stages", "maxnreg")
 def run(program: str, *arguments):
     """What a program printed last, read as JSON. It finds the arguments in `sys.argv`, as JSON."""
     environment = {n: x for n, x in os.environ.items() if n != "TRITON_INTERPRET"}
+    environment["TRITON_DISABLE_LINE_INFO"] = "1"  # which nobody reads, and takes time
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     done = subprocess.run(
         [sys.executable, "-c", program, *map(json.dumps, arguments)],
