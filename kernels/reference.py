@@ -81,8 +81,8 @@ def _operator(form):
         x = v.to(dtype).unsqueeze(2)
         features, Dv = fk.shape[-1], v.shape[-1]
         g = None
-        if decay is not None:  # [B, H / G, 1, N]
-            g = decay_of_each(decay, k).to(dtype).clamp(FORGOTTEN, 0).unsqueeze(2)
+        if decay is not None:  # [B, H / G, 1, N]; after much was forgotten, sums of it are large
+            g = decay_of_each(decay, k).double().clamp(FORGOTTEN, 0).unsqueeze(2)
 
         bounds = [(0, N, 0, k.shape[2])] if cu_seqlens is None else sequence_bounds(cu_seqlens)
         sequences = B if cu_seqlens is None else len(bounds)
@@ -150,13 +150,14 @@ def _pairs(q, k, v, kv, z, causal, g):
     """Every query with every key; what comes out depends on all that comes in, even without any."""
     weights = q @ k.mT  # [..., N, M]
     if g is not None:
-        weights = weights * decay_mask(g, causal)
+        weights = weights * decay_mask(g, causal).to(q.dtype)
         weights = weights.tril() if causal else weights  # 0 · inf is NaN
-        before = g.cumsum(-1).unsqueeze(-1).exp()  # [..., N, 1]: what is left of the first state
-        after = (g.sum(-1, keepdim=True) - g.cumsum(-1)).unsqueeze(-1).exp()
+        total = g.cumsum(-1).unsqueeze(-1)  # [..., N, 1]
+        before = total.exp().to(q.dtype)  # what is left of the first state
+        after = (g.sum(-1)[..., None, None] - total).exp().to(q.dtype)
         numerator = weights @ v + before * (q @ kv)
         denominator = weights.sum(-1) + (before * (q @ z.unsqueeze(-1))).squeeze(-1)
-        left = g.sum(-1)[..., None].exp()
+        left = g.sum(-1)[..., None].exp().to(q.dtype)
         kv = left.unsqueeze(-1) * kv + (k * after).mT @ v
         return numerator, denominator, kv, left * z + (k * after).sum(-2)
     if causal:
@@ -193,7 +194,8 @@ def _walk(q, k, v, kv, z, g):
     numerators, denominators = [], []
     for t in range(k.shape[-2]):
         if g is not None:
-            kv, z = kv * g[..., t, None, None].exp(), z * g[..., t, None].exp()
+            left = g[..., t, None].exp().to(q.dtype)
+            kv, z = kv * left.unsqueeze(-1), z * left
         kv = kv + k[..., t, :, None] * v[..., t, None, :]
         z = z + k[..., t, :]
         numerators.append(q[..., t : t + 1, :] @ kv)
@@ -250,11 +252,12 @@ def _chunks(q, k, v, kv, z, g, chunk_size):
         if g is None:
             weights = weights.tril()
         else:
-            weights = (weights * decay_mask(g[..., rows], causal=True)).tril()  # 0 · inf is NaN
+            mask = decay_mask(g[..., rows], causal=True).to(q.dtype)
+            weights = (weights * mask).tril()  # 0 · inf is NaN
             total = g[..., rows].cumsum(-1).unsqueeze(-1)  # [..., C, 1]
-            qc = qc * total.exp()
-            kc = kc * (total[..., -1:, :] - total).exp()
-            left = total[..., -1:, :].exp()
+            qc = qc * total.exp().to(q.dtype)
+            kc = kc * (total[..., -1:, :] - total).exp().to(q.dtype)
+            left = total[..., -1:, :].exp().to(q.dtype)
         numerators.append(weights @ vc + qc @ kv)
         denominators.append(weights.sum(-1) + (qc @ z.unsqueeze(-1)).squeeze(-1))
         if g is not None:

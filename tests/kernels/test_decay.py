@@ -15,6 +15,7 @@ from oracle import (
     ON_GPU,
     SUBJECTS,
     TOLERANCE,
+    Subject,
     assert_close,
     qkv,
     randn,
@@ -257,6 +258,16 @@ def test_mild_and_strong_chunks_agree(strength, causal):
     """Just below and above what a chunk of 32 or 64 tokens may lose before factors overflow."""
     inputs = qkv(FLOAT32, H=1, N=70, D=8)
     agree(FLOAT32, inputs, torch.full((1, 1, 70), -strength, device=DEVICE), causal=causal)
+
+
+@both_ways
+@pytest.mark.parametrize("form", [quadratic, recurrent, chunked])
+def test_references_forget_again_and_again(form, causal):
+    """Sums of log decays are then so large that their differences, in float32, are not exact."""
+    subject = Subject(form.__name__, form, torch.float32)
+    g = decays(subject, 1, 2, 150)
+    g[..., ::3] = -100
+    agree(subject, qkv(subject, N=150), g, causal=causal)
 
 
 @both_ways
