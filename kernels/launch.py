@@ -329,7 +329,8 @@ class Replay:
         """Those of this stream, on which calls follow one another, and their addresses.
 
         New ones if `fresh`, and for a CUDA graph, which may run beside later calls: it sets them to
-        zero each time.
+        zero each time. A stream destroyed with work pending, whose handle a new one gets, would mix
+        up two calls; but so it does in PyTorch's allocator, and so in all that a call allocates.
         """
         if self.device.type == "cuda" and torch._C._cuda_isCurrentStreamCapturing():
             fresh = True

@@ -53,7 +53,7 @@ KNOWN = [
     ((90,), "bfloat16", "causal_output_kernel", [(256, 64)]),
     ((90,), "bfloat16", "causal_backward_query_kernel", [(256, 64)]),
     ((90,), "bfloat16", "causal_backward_key_kernel", [(64, 64), (128, 128), (256, 64)]),
-    ((90,), "bfloat16", "decay_output_kernel", [(64, 64), (128, 128), (256, 64)]),
+    ((90,), "bfloat16", "decay_output_kernel", [(128, 128), (256, 64)]),
     ((90,), "bfloat16", "decay_backward_query_kernel", [(64, 64), (128, 128)]),
     ((90,), "bfloat16", "decay_backward_key_kernel", [(64, 64), (128, 128), (256, 64)]),
 ]
