@@ -272,8 +272,8 @@ def causal_backward_key_kernel(
     """dφ(k_j) = dS_j v_j + dz_j and dv_j = dS_jᵀ φ(k_j), from the last chunk to the first.
 
     Values are less c, and dz and r are those of such values. Indexed by t (queries) and j (keys)
-    inside a chunk. dS is carried transposed and dv is computed transposed, so that no product needs
-    a transposed accumulator.
+    inside a chunk. dS is carried transposed and dv is computed transposed, so that no product
+    needs a transposed accumulator.
     """
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES

@@ -119,8 +119,8 @@ def chained_kernel(
     z = z_before
     next_q = tl.load(q + offs_q)  # [BLOCK_N, D]
     for n in tl.range(0, rows, BLOCK_N, num_stages=3):
-        # q is fetched a turn ahead into registers: through shared memory, as k and v, it would take
-        # the room of the third program
+        # q is fetched a turn ahead into registers: through shared memory, as k and v, it would
+        # take the room of the third program
         b_q = next_q
         next_q = tl.load(q + tl.minimum(n + BLOCK_N, rows - BLOCK_N) * D + offs_q)  # [BLOCK_N, D]
         b_kt = tl.load(k + n * D + offs_kt)  # [D, BLOCK_N]

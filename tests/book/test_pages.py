@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "chapters").rglob("*.md"))
 LINES, COLUMNS = 15, 76
+LISTED = 99  # columns of included code that a wide window shows
 
 FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*)$")
 # What a fenced directive may hold that is prose, and not code.
@@ -77,6 +79,36 @@ def too_large(text: str) -> list[str]:
             faults.append(f"{len(body)} lines: {body[0]}")
         faults += [f"{len(line)} columns: {line}" for line in body if len(line) > COLUMNS]
     return faults
+
+
+def listings(page: Path) -> list[tuple[str, list[str]]]:
+    """(file, lines) of what a page includes of a file, as it shows it."""
+    found = []
+    directive = r"^`{3,}\{literalinclude\} (\S+)\n((?:[ \t]*:.*\n)*)"
+    for path, options in re.findall(directive, page.read_text(), re.MULTILINE):
+        given = dict(re.findall(r":([\w-]+): *(.*)", options))
+        text = (page.parent / path).read_text()
+        if "start-after" in given:
+            text = text.partition(given["start-after"].strip("\"'"))[2].partition("\n")[2]
+        if "end-before" in given:
+            text = text.partition(given["end-before"].strip("\"'"))[0]
+        lines = text.splitlines()
+        if "pyobject" in given:
+            body = ast.parse(text).body
+            for name in given["pyobject"].split("."):
+                (node,) = (x for x in body if getattr(x, "name", None) == name)
+                body = node.body
+            lines = lines[node.lineno - 1 : node.end_lineno]
+        if "lines" in given:
+            lines = lines[int(given["lines"].rstrip("-")) - 1 :]
+        if "dedent" in given:
+            lines = textwrap.dedent("\n".join(lines)).splitlines()
+        found.append((path, lines))
+    return found
+
+
+def too_wide(found: list[tuple[str, list[str]]]) -> list[tuple[str, str]]:
+    return [(path, x) for path, lines in found for x in lines if len(x) > LISTED]
 
 
 def toc_files(entry: dict | list) -> list[str]:
@@ -147,6 +179,22 @@ def test_large_cells_are_found():
     wide = "```{code-cell} python\nx = '" + "a" * 80 + "'\n```\n"
     assert len(too_large(long)) == 1 and len(too_large(wide)) == 1
     assert not too_large("```{code-cell} python\n:tags: [a]\n" + "x = 1\n" * 15 + "```\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+def test_included_code_fits_a_wide_window(page):
+    wide = [f"{path}: {x}" for path, x in too_wide(listings(page))]
+    assert not wide, "\n".join(wide)
+
+
+def test_wide_included_code_is_found(tmp_path):
+    (tmp_path / "a.py").write_text(f"{'x' * 200}\n# [a:begin]\n    {'y' * 96}\n# [a:end]\n")
+    page = tmp_path / "page.md"
+    text = '```{literalinclude} a.py\n:start-after: "# [a:begin]"\n:end-before: "# [a:end]"\n'
+    page.write_text(f"{text}```\n")
+    assert [x.strip() for _, x in too_wide(listings(page))] == ["y" * 96]
+    page.write_text(f"{text}:dedent:\n```\n")
+    assert not too_wide(listings(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids)
