@@ -12,7 +12,7 @@ import time
 
 from .. import quality
 from ..quality import HYBRID, SOFTMAX_FIRST, Plan
-from .quality import LIMIT_S, QUICK_LIMIT_S, RATES, Group, train_all
+from .quality import QUICK_LIMIT_S, RATES, Group, train_all
 
 ABOUT = "quality by length, order of layers and rate: the second half of `quality` (two minutes)"
 
@@ -20,6 +20,7 @@ MIXERS = ("softmax", "elu", "learned φ")
 LENGTHS = {128: 64, 512: 32, 1024: 16}  # tokens, and how many sequences there are in a step
 LONG_TEXT = 8192  # tokens
 LOW_RATE = 4e-3
+LIMIT_S = 300  # as that of `quality`
 
 
 def groups(quick: bool) -> list[Group]:
