@@ -79,6 +79,17 @@ def load_decay(decay, stride, n, last, start, end, REVERSE: tl.constexpr):
     return tl.maximum(g, LEAST, propagate_nan=tl.PropagateNan.ALL)
 
 
+@triton.jit
+def chunk_decay(log_g, n, last, BLOCK_N: tl.constexpr):
+    """The log decay of a chunk: that of its last row, to the bit.
+
+    So this row keeps a weight of one. A sum of its own would be rounded otherwise, and where much
+    is forgotten the two are far enough apart to be seen.
+    """
+    is_last = (n == last - 1) | ((tl.arange(0, BLOCK_N) == BLOCK_N - 1) & (n < last))
+    return tl.sum(tl.where(is_last, log_g, 0.0), axis=0)
+
+
 # Two bfloat16 numbers at a time; as a product and a sum, since sm_80 has no product alone.
 PACKED_PRODUCT = tl.constexpr("""
 {
@@ -156,7 +167,7 @@ def decay_state_kernel(
         b_v = load_tile(v + rows[:, None] * stride_vn + offs_dv[None, :] * stride_vd, keep_v, FULL)
         g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
         log_g = tl.cumsum(g, axis=0)
-        left = tl.sum(g, axis=0)  # log decay of the chunk
+        left = chunk_decay(log_g, n, last, BLOCK_N)
         fk = phi_operand(b_k, keep_k, 0, FEATURE_MAP, FULL, OPERAND)
         z *= tl.exp(left)
         if BACKWARD:

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 from .bidirectional import dot, load_tile, sequence_of, store_tile, sum_tiles
-from .decay import LEAST, Run, decay_at, load_decay, part_of, parts_for, rows_at
+from .decay import LEAST, Run, chunk_decay, decay_at, load_decay, part_of, parts_for, rows_at
 from .feature_maps import phi_backward, phi_operand
 from .launch import launch
 
@@ -112,7 +112,7 @@ def decay_backward_query_kernel(
         )
         g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
         log_g = tl.cumsum(g, axis=0)
-        left = tl.sum(g, axis=0)  # log decay of the chunk
+        left = chunk_decay(log_g, n, last, BLOCK_N)
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND).to(tl.float32)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
 
@@ -232,7 +232,7 @@ def decay_backward_key_kernel(
         ).to(OPERAND)
         g = load_decay(decay, stride_gn, n, last, start, end, REVERSE)  # [BLOCK_N]
         log_g = tl.cumsum(g, axis=0)
-        left = tl.sum(g, axis=0)  # log decay of the chunk
+        left = chunk_decay(log_g, n, last, BLOCK_N)
         after = tl.exp(tl.minimum(left - log_g, 0.0))  # [BLOCK_N]
         fq = phi_operand(b_q, keep_q, 1, FEATURE_MAP, FULL, OPERAND)
         fk = phi_operand(b_k, keep_q, 1, FEATURE_MAP, FULL, OPERAND)

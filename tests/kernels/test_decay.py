@@ -260,6 +260,28 @@ def test_mild_and_strong_chunks_agree(strength, causal):
     agree(FLOAT32, inputs, torch.full((1, 1, 70), -strength, device=DEVICE), causal=causal)
 
 
+@pytest.mark.parametrize("N", [64, 70, 128])
+def test_the_last_key_of_a_chunk_is_whole_in_the_state(N):
+    """Where much is forgotten a chunk's log decay is so large that two sums of it differ."""
+    k, v = (randn(1, 2, N, 8, seed=i) for i in range(2))
+    g = torch.tensor([-25.3, -7.7], device=DEVICE)
+    weights = randn(1, 2, 8, 8, seed=3)
+
+    def found(function, dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in (k, v)]
+        _, state = function(
+            k.to(dtype), *leaves, decay=g.to(dtype), causal=True, normalize=False, return_state=True
+        )
+        grads = torch.autograd.grad((state.kv * weights.to(dtype)).sum(), leaves)
+        return state.kv.detach(), *(x[..., -2:, :] for x in grads)  # of all others nothing is left
+
+    pairs = zip(
+        found(linear_attention, torch.float32), found(recurrent, torch.float64), strict=True
+    )
+    for name, (got, want) in zip(("kv", "dk", "dv"), pairs, strict=True):
+        assert_close(name, got, want, 2e-6)
+
+
 @both_ways
 @pytest.mark.parametrize("form", [quadratic, recurrent, chunked])
 def test_references_forget_again_and_again(form, causal):
