@@ -73,7 +73,7 @@ SPILLS = {
     for arch in archs
     for size in sizes
 }
-WIDTHS = (16, 32, 64, 128, 256)  # of heads: the powers of two that they are padded to
+WIDTHS = (256, 128, 64, 32, 16)  # of heads: the powers of two that they are padded to
 RAGGED, WHOLE = 1000, 1024  # rows: the last tile is not full, or all are and need no mask
 
 PROGRAM = "import compile_all, json, sys; compile_all.compile_for(*map(json.loads, sys.argv[1:]))"
@@ -148,7 +148,7 @@ def _row(arch, dtype, name, values, options, kernel) -> dict:
 
 
 def shapes_of(arch: int, dtype: str, lengths=(RAGGED, WHOLE)) -> list:
-    """(D, Dv, rows) that together give every kernel every tile, no two the same ones."""
+    """(D, Dv, rows) that together give every kernel every tile, each at the widest heads it has."""
     import torch
 
     from kernels import configs
