@@ -24,7 +24,7 @@ import ahead  # noqa: E402
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227}
 DTYPES = ("bfloat16", "float16", "float32")
 # bytes that ptxas gives up to come down to a number of registers with which one more program fits
-WORDS = 16
+WORDS = {"bfloat16": 16, "float16": 16, "float32": 8}
 TRITON = "3.7"  # whose compiler SPILLS is of
 # What spills all the same: GPUs, dtype, kernel, (features, values) of its tile.
 AMPERE = (80, 86, 89)
@@ -183,7 +183,7 @@ def faults(rows: list[dict]) -> tuple[list[str], list[str]]:
         _, features, values, *_ = r["tile"]
         form = (r["arch"], r["dtype"], r["kernel"].split()[0], features, values)
         compiled.add(form)
-        if r["stack"] > WORDS:
+        if r["stack"] > WORDS[r["dtype"]]:
             spilled.add(form)
             where = noted if form in SPILLS or not listed else wrong
             where.append(f"{what}: {r['stack']} bytes of stack")
