@@ -24,8 +24,10 @@ def start(folder: str) -> None:
     """Make this process ready for the cells of a page in `folder`, and say what to expect of it.
 
     What is missing is installed; what is there stays as it is, PyTorch and Triton above all.
-    Where there is no GPU, TRITON_INTERPRET is set.
+    Where there is no GPU, TRITON_INTERPRET is set. The CPU computes with one thread, as when a
+    page is built: with one for each of many cores, cells with small tensors take long.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported, below
     install()
     place = ROOT / folder
     os.chdir(place)

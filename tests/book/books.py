@@ -40,7 +40,8 @@ def build(root: Path, pages: dict[str, str], **environment: str) -> subprocess.C
         "--keep-going",
         "-n",
     ]
-    given = {k for k in os.environ if k == "TRITON_INTERPRET" or k.startswith("BOOK_")}
+    ours = ("TRITON_INTERPRET", "OMP_NUM_THREADS")
+    given = {k for k in os.environ if k in ours or k.startswith("BOOK_")}
     clean = {k: v for k, v in os.environ.items() if k not in given}
     return subprocess.run(
         command, env=clean | environment, capture_output=True, text=True, timeout=300

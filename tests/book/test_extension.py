@@ -90,8 +90,11 @@ def test_address_of_the_repository(remote, address):
 def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("book")
     cell = (
-        "import os, kernels, torch\nfrom IPython.display import HTML\n"
+        "import os, subprocess, sys\nimport kernels, torch\nfrom IPython.display import HTML\n"
         "print(kernels.__file__, torch.cuda.is_available(), os.environ.get('TRITON_INTERPRET'))\n"
+        "ask = [sys.executable, '-c', 'import torch; print(torch.get_num_threads())']\n"
+        "there = subprocess.run(ask, capture_output=True, text=True).stdout.strip()\n"
+        "print(f'threads: {torch.get_num_threads()} here, {there} there')\n"
         f"HTML('{FIGURE}')\n"
     )
     pages = {
@@ -136,6 +139,10 @@ def test_chapters_run_this_checkout_under_the_interpreter_without_a_gpu(site):
     text = page(site, "figure")
     assert str(site / "kernels") in text
     assert "False 1" in text or "True None" in text
+
+
+def test_chapters_and_what_they_start_compute_with_one_thread(site):
+    assert "threads: 1 here, 1 there" in page(site, "figure")
 
 
 def test_buttons_lead_to_the_given_repository(site):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -273,6 +274,17 @@ def test_with_a_gpu_the_kernels_are_compiled(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert first_cell.notice().startswith("Tesla T4, sm_75, 15 GiB.")
     assert "TRITON_INTERPRET" not in first_cell.os.environ
+
+
+def test_the_cells_of_a_notebook_compute_with_one_thread():
+    code = (
+        "from bench import notebook\nnotebook.install = lambda: None\nnotebook.start('chapters')\n"
+        "import torch\nprint(torch.get_num_threads())\n"
+    )
+    env = {k: v for k, v in ci.clean().items() if k != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.stdout.splitlines()[-1] == "1", run.stderr
 
 
 @pytest.mark.parametrize(

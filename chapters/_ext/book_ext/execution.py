@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 # What a chapter's output depends on beside its own cells.
 SOURCES = ("kernels/**/*", "bench/**/*", "results/**/*", "chapters/**/*.py")
 KEPT_CACHES = 3
+# Of PyTorch, MKL and OpenBLAS on the CPU, in a page and in every process that it starts. The cells
+# compute on small tensors in loops: on a host with 64 cores as many threads mostly wait for each
+# other, and a cell that takes a second with one can take a minute. What is large runs on the GPU.
+CPU_THREADS = "1"
 
 # Asked in a process of its own, so that the build itself holds no memory of the GPU.
 PROBE = """
@@ -38,7 +42,7 @@ def connect(app) -> None:
 
 def prepare(app, config) -> None:
     root = Path(app.srcdir)
-    set_paths(root)
+    set_environment(root)
     machine = probe(root)
     check_kernels(root, machine["kernels"])
     if machine["gpu"] is None:
@@ -58,12 +62,14 @@ def prepare(app, config) -> None:
     os.environ["BOOK_LIVE_RECORD"] = str(cache / "live.json")
 
 
-def set_paths(root: Path) -> None:
-    """Let the executed chapters import this checkout, with the Python that builds the book."""
+def set_environment(root: Path) -> None:
+    """Let the executed chapters import this checkout, with the Python that builds the book, and
+    compute on few threads."""
     others = os.environ.get("PYTHONPATH")
     if str(root) not in (others or "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), others]))
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", CPU_THREADS)
 
 
 def probe(root: Path) -> dict:
