@@ -355,6 +355,15 @@ def test_speed_is_a_share_of_the_librarys(times, good, monkeypatch):
     assert bool(verdict) is good and "of the library's" in verdict.words
 
 
+def test_what_is_timed_is_drawn_on_the_gpu(monkeypatch):
+    """With a device that stands for one: large tensors are never made on the CPU."""
+    where = []
+    monkeypatch.setattr(puzzles.torch, "Generator", lambda device="cpu": torch._C.Generator())
+    monkeypatch.setattr(puzzles.torch, "randn", lambda s, device="cpu", **_: where.append(device))
+    puzzles.some_inputs(((2, 3), (4,)), torch.bfloat16, "cuda")
+    assert where == ["cuda", "cuda"]
+
+
 @pytest.mark.parametrize("name", puzzles.PUZZLES)
 def test_a_kernel_can_be_given(name, tmp_path):
     assert puzzles.check(name, kernel_of(name, solution(name), tmp_path / "mine.py"))
