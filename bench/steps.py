@@ -1,8 +1,12 @@
 """The chapters' small kernels as contenders, so that they pass the same gate and the same clock."""
 
+from functools import partial
+
+import torch
+
 from kernels.steps import BLOCK_N, STEPS, Step
 
-from . import contenders
+from . import compiled, contenders
 from .runner import QUICK_LENGTHS, Plan
 from .timing import QUICK
 from .truth import Function
@@ -34,6 +38,12 @@ def reduced(dtype: str) -> list[Plan]:
         plan(contenders=("book",), lengths=tuple(shorter), **shared),
         plan(lengths=(longest,), **shared),
     ]
+
+
+def compile_all(dtype: str, device: str = "cuda") -> None:
+    """Run every step once on little: the race compiles them one after another, this does not."""
+    q, k, v = torch.randn(3, 1, 8, 1024, 64, device=device).to(getattr(torch, dtype))
+    compiled.at_once([partial(step.forward, q, k, v) for step in STEPS])
 
 
 def _contender(step: Step) -> contenders.Contender:

@@ -175,6 +175,13 @@ def test_the_cure_of_the_trap_is_one_line():
     assert page.count("background-color") == 2
 
 
+def test_all_steps_can_be_compiled_ahead(monkeypatch):
+    calls = []
+    monkeypatch.setattr(steps.compiled, "at_once", calls.extend)
+    steps.compile_all("float32", "cpu")
+    assert [c().shape for c in calls] == len(small.STEPS) * [(1, 8, 1024, 64)]
+
+
 def test_steps_become_contenders_once(monkeypatch):
     monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))
     before = set(contenders.names())

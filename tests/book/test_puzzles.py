@@ -320,8 +320,11 @@ def test_on_a_gpu_bytes_are_counted_in_another_process(monkeypatch):
 
 
 def test_on_a_gpu_the_counting_begins_with_the_first_case_that_is_right(monkeypatch):
-    """As on a GPU, with the tensors where they are: a stub is not counted, nor a given kernel."""
-    asked = []
+    """As on a GPU, with the tensors where they are: a stub is not counted, nor a given kernel.
+
+    What is right on its first case is compiled for the others side by side.
+    """
+    asked, together = [], []
 
     class Cuda(str):
         def __eq__(self, other):
@@ -329,12 +332,14 @@ def test_on_a_gpu_the_counting_begins_with_the_first_case_that_is_right(monkeypa
 
     monkeypatch.setattr(puzzles, "DEVICE", Cuda("cpu"))
     monkeypatch.setattr(puzzles, "fast", lambda *a: puzzles.Verdict(True, "  fast"))
+    monkeypatch.setattr(puzzles.compiled, "at_once", lambda calls: together.append(len(calls)))
     monkeypatch.setattr(puzzles, "count_apart", lambda *a: asked.append(a) or {"failed": "no"})
     assert "not counted, no" in puzzles.check("normalizer", solution=True).words
     kernel = puzzles.load("normalizer_solution")
     assert "in its file" in puzzles.check("normalizer", kernel).words
     assert not puzzles.check("normalizer")
     assert asked == [("normalizer", True)]
+    assert together == 2 * [len(puzzles.PUZZLES["normalizer"].cases)]
 
 
 @pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
