@@ -7,8 +7,9 @@ Each module of this folder is a study. It has
 
 `measure` runs on the GPU and returns flat rows: names of columns to text, numbers, booleans or
 None, with the unit in the column's name (`read_GBps`, `latency_ns`, `median_ms`). With `quick` it
-ends within 20 seconds, which a chapter that is executed on a GPU waits for; in full, within 60
-as a rule. Some take longer in full, and say so; pages show those as recorded.
+ends within 20 seconds, which a chapter that is executed on a GPU waits for: where that takes a
+limit, after QUICK_S seconds nothing further is begun. In full it ends within 60 as a rule. Some
+take longer in full, and say so; pages show those as recorded.
 
 A study for several GPUs says `GPUS = 2`: where there are fewer it is measured only by its name, so
 that it does not take the place of what several recorded. The name of a study is that of its module,

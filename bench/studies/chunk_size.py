@@ -24,6 +24,7 @@ ABOUT = "time and memory of causal linear attention over the chunk size, at one 
 
 B, H, N = 1, 8, 16384
 CHUNKS = tuple(2**i for i in range(15))  # 1 … N
+FULL_S, QUICK_S = 50.0, 15.0  # after these seconds no further row is begun
 LINEAR = truth.Function("linear")
 
 
@@ -74,7 +75,7 @@ def measure(quick: bool, say) -> list[dict]:
         dtype = torch.float32  # the denominator would pass the range of float16
     name = str(dtype).removeprefix("torch.")
     clock, sampling = DeviceClock(), QUICK if quick else FULL
-    deadline = time.perf_counter() + (15 if quick else 50)
+    deadline = time.perf_counter() + (QUICK_S if quick else FULL_S)
     rows, inputs = [], {}
     for form, D, chunk in forms(dtype, quick):
         shape = roofline.Shape(B, H, N, D, D, name, causal=True)

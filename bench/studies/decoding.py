@@ -44,13 +44,14 @@ CHECKPOINTS = tuple(4**i for i in range(4, 11))  # 256 … 1M
 QUICK_MOST = 2**16
 SAMPLING = Sampling(least=5, most=60, budget_s=0.1)  # of a hundred rows
 QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
+FULL_S, QUICK_S = 50.0, 15.0  # after these seconds nothing further is begun
 
 
 def measure(quick: bool, say) -> list[dict]:
     """All rows; in quick form fewer lengths, batches and samples."""
     dtype = hardware.default_dtype()
     sampling = QUICK if quick else SAMPLING
-    watch = Watch(dtype, sampling, time.monotonic() + (15 if quick else 50), quick)
+    watch = Watch(dtype, sampling, time.monotonic() + (QUICK_S if quick else FULL_S), quick)
     rows = []
     for part in (states, caches, prompts, drift):
         try:

@@ -59,6 +59,7 @@ class Extent:
     budget_s: float  # after it no further length is begun
 
 
+FULL_S, QUICK_S = 46.0, 11.0
 FULL = Extent(
     lengths=(*(2**i for i in range(9, 17)), 2**18, 2**20, 2**22),  # 512 … 64K, 256K, 1M, 4M
     longest_call_ms=600.0,
@@ -66,7 +67,7 @@ FULL = Extent(
     step=1024,
     stages=(8192, 16384),
     expandable=True,
-    budget_s=46.0,
+    budget_s=FULL_S,
 )
 QUICK = Extent(
     lengths=tuple(2**i for i in range(10, 21, 2)),  # 1K … 1M
@@ -75,7 +76,7 @@ QUICK = Extent(
     step=2048,
     stages=(16384,),
     expandable=False,
-    budget_s=11.0,
+    budget_s=QUICK_S,
 )
 
 

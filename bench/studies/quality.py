@@ -34,7 +34,7 @@ ABOUT = "quality of small models by mixer: recall, copying, text (in full, some 
 DEVICE = "cuda"
 # After so many seconds no group is begun, and its row says so. With the limit of `quality-lengths`
 # that leaves a quarter of an hour for both.
-LIMIT_S, QUICK_LIMIT_S = 520, 40
+LIMIT_S, QUICK_S = 520, 30
 
 RATES = (2e-2, 1e-2)
 STATE = {"elu": (1, 2, 4, 8, 16), "learned φ": (1, 2, 4, 8, 16), "softmax": (16,)}  # heads
@@ -93,7 +93,7 @@ def measure(quick: bool, say) -> list[dict]:
     """All rows; a group that fails, or for which no time is left, is a row that says so."""
     train, held = (len(quality.text_bytes(held)) for held in (False, True))
     rows = [{"what": "text", "bytes": train, "held_bytes": held}]
-    over = time.monotonic() + (QUICK_LIMIT_S if quick else LIMIT_S)
+    over = time.monotonic() + (QUICK_S if quick else LIMIT_S)
     for N in STEP_LENGTHS[:: 6 if quick else 1]:  # the shortest and the longest
         for mixer in QUICK_MIXERS:
             rows.append(step_time(mixer, N))

@@ -12,7 +12,7 @@ import time
 
 from .. import quality
 from ..quality import HYBRID, SOFTMAX_FIRST, Plan
-from .quality import QUICK_LIMIT_S, RATES, Group, train_all
+from .quality import QUICK_S, RATES, Group, train_all
 
 ABOUT = "quality by length, order of layers and rate: the second half of `quality` (two minutes)"
 
@@ -49,5 +49,5 @@ def groups(quick: bool) -> list[Group]:
 
 def measure(quick: bool, say) -> list[dict]:
     """All rows."""
-    over = time.monotonic() + (QUICK_LIMIT_S if quick else LIMIT_S)
+    over = time.monotonic() + (QUICK_S if quick else LIMIT_S)
     return train_all(groups(quick), over, say)

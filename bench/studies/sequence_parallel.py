@@ -49,7 +49,7 @@ GATED = 2**16  # tokens
 PIECES = (0.31, 0.5, 0.19)  # of a rank, in turn, and then made to add up
 WAYS = {"both": {}, "no-overlap": {"overlap": False}, "no-check": {"check": False}}
 LIMIT_S, ALONE_LIMIT_S = 140.0, 30.0  # with several GPUs, and with one
-QUICK_LIMIT_S = 20.0
+QUICK_S = 20.0
 SAMPLES, QUICK_SAMPLES = 15, 5
 IN_A_ROW = 10  # calls, of which the time of one is taken
 PATIENCE_S = 120.0  # for which a rank waits for the others
@@ -134,7 +134,7 @@ class Ranks:
     def __init__(self, rank, world, device, quick):
         self.rank, self.world, self.device, self.quick = rank, world, device, quick
         self.on_gpu = device.type == "cuda"
-        limit = QUICK_LIMIT_S if quick else LIMIT_S if world > 1 else ALONE_LIMIT_S
+        limit = QUICK_S if quick else LIMIT_S if world > 1 else ALONE_LIMIT_S
         self.deadline = time.monotonic() + limit
         self.hosts = dist.new_group(list(range(world)), backend="gloo")
         # ranks 0 to n - 1, for every power of two n and for all

@@ -25,17 +25,8 @@ TILES = INTENSITY * H100.bandwidth / T4.float32
 LIBRARY = ("sdpa", "eager", "math", "tiled", "matmul", "torch", "cache", "in-turn", "at-once")
 NEED_SM_80 = ("sdpa-flash", "sdpa-cudnn", "cache-flash", "cache-cudnn")  # and fail at once there
 OTHER_COLUMNS = {"p20_ms", "p80_ms", "host_ms", "floor_ms", "copy_ms", "first_call_ms"}
-# Studies that begin nothing after so many seconds in quick form.
-LIMITS = {
-    "backward": lambda m: m.QUICK_S,
-    "causal": lambda m: m.QUICK_S,
-    "journey": lambda m: m.QUICK_S,
-    "triton-basics": lambda m: m.QUICK_S,
-    "quadratic-problem": lambda m: m.QUICK.budget_s,
-    "chunk-size": lambda m: 15.0,
-    "decoding": lambda m: 15.0,
-    "quality": lambda m: m.QUICK_LIMIT_S,
-}
+# What the studies of all pages may take together in a build on a GPU, which is to end in minutes.
+LIVE_S = 150.0
 # Studies that take a part of the length on a GPU older than sm_80.
 SHORTER = {"journey": 1 / 8}
 RECORDED = sorted({path.stem for path in studies.DIRECTORY.glob("*h100*/*.json")})
@@ -59,6 +50,11 @@ def sampled(seconds: float, sampling: timing.Sampling) -> float:
     return (sampling.warm_up + samples + 1) * seconds
 
 
+def quick_s(name: str) -> float | None:
+    """After how many seconds a study in quick form begins nothing further."""
+    return getattr(import_module(f"bench.studies.{name.replace('-', '_')}"), "QUICK_S", None)
+
+
 def quick_sampling(module) -> timing.Sampling:
     quick = getattr(module, "QUICK", None)
     quick = getattr(quick, "sampling", quick)
@@ -78,7 +74,8 @@ def cell_s(name: str) -> float:
         if column.endswith("_ms") and column not in OTHER_COLUMNS and value is not None
     ]
     longest, total = max(each, default=0.0), sum(each)
-    return min(total, LIMITS[name](module) + longest) if name in LIMITS else total
+    limit = quick_s(name)
+    return min(total, limit + longest) if limit else total
 
 
 STUDIED = r"bench\.(?:study|studies\.study_or_nothing)\(\"([\w-]+)\"\)"
@@ -94,6 +91,13 @@ def in_pages() -> set[str]:
 @pytest.mark.parametrize("name", sorted(in_pages() & set(RECORDED)))
 def test_a_study_ends_within_a_minute(name):
     assert cell_s(name) <= CELL_S
+
+
+def test_the_studies_of_all_pages_together_leave_time_for_the_rest():
+    limits = {name: quick_s(name) for name in in_pages()}
+    limits = {name: limit for name, limit in limits.items() if limit}
+    assert len(limits) >= 9, "a study that takes seconds says QUICK_S"
+    assert sum(limits.values()) <= LIVE_S, limits
 
 
 def test_most_studies_of_the_pages_are_recorded():
