@@ -90,42 +90,49 @@ def at_the_peak(study: Study, way: str, causal: bool, work: str, unit: int) -> t
     return tables.Table(columns, body, caption, words=("asked for by",))
 
 
-def fits(shown: list[Study], work: str) -> Figure | tables.Table:
+def fits(shown: list[Study]) -> Figure | tables.Table:
     """The longest sequence that fits by the size of the memory; hollow where it is predicted only.
 
-    Of the study `memory`, bidirectional; a switch chooses the GPU.
+    Of the study `memory`; switches choose the GPU, the order and the work.
     """
-    return by_gpu(shown, lambda study: _fits(study, work))
+    return by_gpu(shown, _fits)
 
 
-def _fits(study: Study, work: str) -> Figure | None:
-    rows = study.select(kind="fits", work=work, causal=False)
-    found = [r for r in rows if r["status"] in ("ok", "predicted")]
-    data, said, body = [], [], []
-    for i, way in enumerate(dict.fromkeys(r["contender"] for r in found)):
-        mine = [r for r in found if r["contender"] == way]
-        label, color = contenders.label(way), PALETTE[i % len(PALETTE)]
-        n = [r.get("fits_n", r["predicted_n"]) for r in mine]
-        symbols = ["circle" if "fits_n" in r else "circle-open" for r in mine]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": label,
-                "x": [r["limit_gib"] for r in mine],
-                "y": n,
-                "line": {"color": color, "width": 2},
-                "marker": {"color": color, "size": 9, "symbol": symbols},
-                "hovertemplate": f"{label}, %{{x}} GiB: %{{y}} tokens<extra></extra>",
-                "meta": [],
-            }
-        )
-        said.append(f"{label} {n[-1]} tokens in {mine[-1]['limit_gib']} GiB")
-        for r in mine:
-            seen = str(r.get("fits_n", "not run"))
-            body.append([label, str(r["limit_gib"]), str(r["predicted_n"]), seen])
+def _fits(study: Study) -> Figure:
+    rows = [r for r in study.select(kind="fits") if r["status"] in ("ok", "predicted")]
+    data, alts, numbers = [], {}, {}
+    for (o, order), (w, work) in itertools.product(enumerate(ORDERS), enumerate(WORKS)):
+        found = [r for r in rows if (r["causal"], r["work"]) == (bool(o), work)]
+        key, said, body = f"{o},{w}", [], []
+        for i, way in enumerate(dict.fromkeys(r["contender"] for r in found)):
+            mine = [r for r in found if r["contender"] == way]
+            label, color = contenders.label(way), PALETTE[i % len(PALETTE)]
+            n = [r.get("fits_n", r["predicted_n"]) for r in mine]
+            symbols = ["circle" if "fits_n" in r else "circle-open" for r in mine]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": label,
+                    "x": [r["limit_gib"] for r in mine],
+                    "y": n,
+                    "line": {"color": color, "width": 2},
+                    "marker": {"color": color, "size": 9, "symbol": symbols},
+                    "hovertemplate": f"{label}, %{{x}} GiB: %{{y:,}} tokens<extra></extra>",
+                    "meta": [o, w],
+                    "visible": not (o or w),
+                }
+            )
+            said.append(f"{label} {n[-1]:,} tokens in {mine[-1]['limit_gib']} GiB")
+            for r in mine:
+                seen = f"{r['fits_n']:,}" if "fits_n" in r else "not run"
+                body.append([label, str(r["limit_gib"]), f"{r['predicted_n']:,}", seen])
+        what = f"{order}, {WORKS[work]}"
+        alts[key] = f"Longest sequence that fits, {what}: {'; '.join(said) or 'not measured'}."
+        columns = ["", "memory [GiB]", "predicted N", "fits N"]
+        numbers[key] = tables.Table(columns, body, f"{what}; {study.line}")
     axis = AXIS | {"type": "log"}
-    sizes = sorted({r["limit_gib"] for r in found})
+    sizes = sorted({r["limit_gib"] for r in rows})
     lengths = [2**i for i in range(8, 25, 2)]
     marks = {"tickvals": sizes, "ticktext": [*map(str, sizes)]}
     layout = {
@@ -138,10 +145,47 @@ def _fits(study: Study, work: str) -> Figure | None:
         | {"title": {"text": "longest N that fits"}}
         | {"tickvals": lengths, "ticktext": [*map(style.length, lengths)]},
     }
-    columns = ["", "memory [GiB]", "predicted N", "fits N"]
-    numbers = {"": tables.Table(columns, body, study.line)}
-    alts = {"": f"Longest sequence that fits: {'; '.join(said)}."}
-    return Figure(data, layout, alts, [], numbers, style.sentence(study.line))
+    switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
+    return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
+
+
+def misses(study: Study) -> tables.Table:
+    """By how much the predicted lengths miss, beside what was reserved over what was held."""
+    body = []
+    for r in series(study):
+        off, step = (f"{style.number(100 * r[k], 2)} %" for k in ("miss", "step"))
+        what = f"{style.order(r['causal'])}, {WORKS[r['work']]}"
+        body.append([contenders.label(r["contender"]), what, off, step, f"{r['reserved']:.3f}"])
+    columns = ["", "case", "predicted too long by", "step of the search", "reserved / held"]
+    caption = f"The worst of the sizes that were run into; {study.line}."
+    return tables.Table(columns, body, caption, words=("case",))
+
+
+def series(study: Study) -> list[dict]:
+    """For each contender, order and work that was run into a limit, how the prediction did.
+
+    `miss` is the largest share by which it is longer than what fits, `step` the largest between
+    that and the next length that was tried, `beyond` whether a prediction is longer than that one
+    too, and `reserved` what the allocator had from the GPU at the longest measured peak over what
+    its tensors held.
+    """
+    found = []
+    keys = ("contender", "causal", "work")
+    rows = [r for r in study.select(kind="fits", status="ok") if r["fits_n"]]
+    for case in dict.fromkeys(tuple(r[k] for k in keys) for r in rows):
+        about = dict(zip(keys, case, strict=True))
+        mine = [r for r in rows if all(r[k] == v for k, v in about.items())]
+        peak = max(study.select(kind="peak", status="ok", **about), key=lambda r: r["N"])
+        found.append(
+            about
+            | {
+                "miss": max(r["predicted_n"] / r["fits_n"] - 1 for r in mine),
+                "step": max(r["fails_n"] / r["fits_n"] - 1 for r in mine),
+                "beyond": any(r["predicted_n"] > r["fails_n"] for r in mine),
+                "reserved": peak["peak_reserved_bytes"] / peak["peak_allocated_bytes"],
+            }
+        )
+    return found
 
 
 def by_chunk(shown: list[Study], D: int) -> Figure | tables.Table:

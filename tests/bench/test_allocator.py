@@ -100,9 +100,30 @@ def test_the_longest_that_fits():
         case | {"limit_gib": 24, "predicted_n": 2000, "status": "predicted"},
         case | {"limit_gib": 40, "status": "failed"},
     ]
-    figure = allocator_figures.fits([studies.Study("memory", GPU, rows)], FORWARD)
+    figure = allocator_figures.fits([studies.Study("memory", GPU, rows)])
     figure.plotly()
     (trace,) = figure.data
     assert trace["y"] == [1024, 2000] and trace["marker"]["symbol"] == ["circle", "circle-open"]
-    assert figure.numbers[""].rows[1] == ["Eager PyTorch, linear", "24", "2000", "not run"]
-    assert isinstance(allocator_figures.fits([], FORWARD), tables.Table)
+    assert figure.numbers["0,0"].rows[1] == ["Eager PyTorch, linear", "24", "2,000", "not run"]
+    assert figure.alts["1,0"].endswith("causal, forward: not measured.")
+    assert isinstance(allocator_figures.fits([]), tables.Table)
+
+
+def test_where_the_longest_was_predicted_too_long():
+    case = {"contender": "eager", "causal": True, "work": FORWARD, "status": "ok"}
+    fits = case | {"kind": "fits", "limit_gib": 16}
+    peak = case | {"kind": "peak", "peak_allocated_bytes": 100}
+    rows = [
+        fits | {"predicted_n": 1020, "fits_n": 1000, "fails_n": 1020},
+        fits | {"predicted_n": 2100, "fits_n": 2000, "fails_n": 2050},
+        fits | {"predicted_n": 2100, "fits_n": 0, "fails_n": 128},
+        peak | {"N": 1000, "peak_reserved_bytes": 150},
+        peak | {"N": 4000, "peak_reserved_bytes": 110},
+    ]
+    (found,) = allocator_figures.series(studies.Study("memory", GPU, rows))
+    assert found["beyond"] and found["reserved"] == 1.1
+    assert (found["miss"], found["step"]) == pytest.approx((0.05, 0.025))
+    (found,) = allocator_figures.series(studies.Study("memory", GPU, [rows[0], *rows[3:]]))
+    assert not found["beyond"] and found["miss"] == found["step"]
+    table = allocator_figures.misses(studies.Study("memory", GPU, rows))
+    assert table.rows == [["Eager PyTorch, linear", "causal, forward", "5 %", "2.5 %", "1.100"]]
