@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
 from kernels.ops import INTERPRETED
 
 from .errors import BenchError
@@ -151,7 +153,8 @@ def at_once(calls: Iterable[Callable]) -> None:
     """
 
     def run(call):
-        with suppress(Exception):
+        # a backward pass in this thread too, or all of them would queue up in another one
+        with suppress(Exception), torch.autograd.set_multithreading_enabled(False):
             call()
 
     first, *others = calls

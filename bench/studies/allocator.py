@@ -6,9 +6,11 @@ call after another one like it. `where` is the line of Python that asked, as far
 backward pass asks from C++.
 """
 
+from functools import partial
+
 import torch
 
-from .. import contenders, hardware, runner
+from .. import compiled, contenders, hardware, runner
 from ..memory import inputs
 from ..roofline import FORWARD, FORWARD_BACKWARD, Shape
 
@@ -24,9 +26,15 @@ def measure(quick: bool, say) -> list[dict]:
     """Rows for each way, order and work; one that fails has a row that says why."""
     rows = []
     dtype = str(hardware.default_dtype()).removeprefix("torch.")
+    shapes = [
+        Shape(1, 8, N // (4 if quick else 1), dtype=dtype, causal=causal)
+        for causal in (False, True)
+    ]
+    if quick:
+        compile_all(shapes)
     for way in WAYS:
-        for causal in (False, True):
-            shape = Shape(1, 8, N // (4 if quick else 1), dtype=dtype, causal=causal)
+        for shape in shapes:
+            causal = shape.causal
             for work in (FORWARD, FORWARD_BACKWARD):
                 about = {"way": way, "causal": causal, "work": work, "N": shape.N, "dtype": dtype}
                 try:
@@ -37,6 +45,17 @@ def measure(quick: bool, say) -> list[dict]:
                     rows.append(about | {"status": "failed", "reason": runner.one_line(problem)})
                     say(f"{way} {shape} {work}: {runner.one_line(problem)}")
     return rows
+
+
+def compile_all(shapes, device: str = "cuda") -> None:
+    """Call the library at every shape, several at a time: the rest takes less than compiling."""
+
+    def call(shape, work):
+        book = contenders.get("book")
+        return runner.call_of(book, *inputs(book, shape, work, device), shape.causal)()
+
+    works = FORWARD, FORWARD_BACKWARD
+    compiled.at_once([partial(call, shape, work) for shape in shapes for work in works])
 
 
 def of_contender(contender, shape: Shape, work: str, device: str = "cuda") -> list[dict]:

@@ -47,6 +47,22 @@ def test_a_trace_without_events_or_with_too_many_is_an_error():
         allocator.events([TRACE[1]] * 401, 0)
 
 
+def test_the_library_is_called_ahead_at_every_shape(monkeypatch):
+    calls, called = [], []
+    monkeypatch.setattr(allocator.compiled, "at_once", calls.extend)
+    book = allocator.contenders.get("book")
+
+    def forward(*x, causal):
+        called.append(causal)
+        return book.forward(*x, causal=causal)
+
+    monkeypatch.setattr(allocator.contenders, "get", lambda name: replace(book, forward=forward))
+    shapes = [allocator.Shape(1, 1, 32, 16, 16, "float32", causal) for causal in (False, True)]
+    allocator.compile_all(shapes, "cpu")
+    assert [len(call()) for call in calls[1::2]] == [4, 4]  # o and three gradients
+    assert called == [False, True]
+
+
 def test_a_way_that_fails_is_a_row(monkeypatch):
     def of(contender, shape, work):
         if contender.name == "sdpa-math":

@@ -8,6 +8,7 @@ import threading
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from bench import compiled
 from bench.errors import BenchError
@@ -77,6 +78,12 @@ def test_where_kernels_are_not_interpreted_this_process_compiles(pair):
     made, said = run.stdout.splitlines()
     assert [compiled.Compiled(**x) for x in json.loads(made)] == pair
     assert said.startswith("The compiler could not be run here: ")
+
+
+def test_a_backward_pass_stays_in_the_thread_that_asks_for_it():
+    here = []
+    compiled.at_once(2 * [lambda: here.append(torch._C._is_multithreading_enabled())])
+    assert here == [False, False] and torch._C._is_multithreading_enabled()
 
 
 def test_calls_are_made_at_once_and_what_fails_is_left():
