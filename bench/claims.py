@@ -77,9 +77,14 @@ class Claim:
 
 
 def claim(
-    sentence: str, condition, evidence: str, record: Record, *, expected: bool | None = True
+    sentence: str,
+    condition,
+    evidence: str,
+    record: Record | list[Record],
+    *,
+    expected: bool | None = True,
 ) -> Claim:
-    """State a lesson and say whether it holds on `record`, a record or a study.
+    """State a lesson and say whether it holds on `record`: a record, a study, or several of them.
 
     `condition` is true, false, or where a measurement is missing None or empty; `evidence` is one
     line with the numbers that decide it. `expected=False` is for a claim of which the page teaches
@@ -89,6 +94,7 @@ def claim(
     """
     missing = condition is None or (isinstance(condition, Sized) and not condition)
     held = None if missing else bool(condition)
-    source = style.sentence(record.line)
-    gpu = record.provenance.gpu
-    return Claim(sentence, held, evidence, source, gpu, record.live, expected)
+    records = record if isinstance(record, list | tuple) else [record]
+    source = style.sentence(*dict.fromkeys(r.line for r in records))
+    gpu = " and ".join(dict.fromkeys(r.provenance.gpu for r in records))
+    return Claim(sentence, held, evidence, source, gpu, any(r.live for r in records), expected)

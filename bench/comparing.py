@@ -8,6 +8,7 @@ runs no faster waits for the processor, for latency or for the host.
 import math
 
 from . import contenders, style
+from .hardware import Provenance
 from .results import COMPARISON, Record
 from .tables import Table
 
@@ -48,12 +49,24 @@ def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[di
     return found
 
 
+def one_processor(one: Provenance, two: Provenance) -> bool:
+    """Whether two GPUs of different names have equally many multiprocessors of one kind and clock.
+
+    The compute capability alone does not say so: an H100 for PCIe has that of the others and fewer
+    multiprocessors, and an L4 has that of an RTX 4090.
+    """
+
+    def processor(p):
+        return p.capability, p.sm_count, p.sm_clock_max_mhz
+
+    return one.gpu != two.gpu and None not in processor(one) and processor(one) == processor(two)
+
+
 def pair(records: list[Record]) -> tuple[Record, Record] | None:
     """Two records of different GPUs with the same processor, the one with slower copies first."""
     for i, a in enumerate(records):
         for b in records[i + 1 :]:
-            one, two = a.provenance, b.provenance
-            if one.gpu == two.gpu or one.capability is None or one.capability != two.capability:
+            if not one_processor(a.provenance, b.provenance):
                 continue
             found = rows(a, b)
             if found:
@@ -62,13 +75,16 @@ def pair(records: list[Record]) -> tuple[Record, Record] | None:
     return None
 
 
-def table(first: Record, second: Record, N: int | None = None, B: int | None = None) -> Table:
-    """The rows at one length, the longest that both have unless `N` names another; `B` picks a
-    batch, and is all batches where it is None."""
+def table(
+    first: Record, second: Record, N: int | None = None, B: int | None = None, work=None
+) -> Table:
+    """The rows at one length, the longest that both have unless `N` names another; `B` and `work`
+    pick a batch and forward or both passes, and are all of them where they are None."""
     found = rows(first, second)
     lengths = sorted({r["N"] for r in found})
     wanted = N or (lengths[-1] if lengths else None)
     found = [r for r in found if r["N"] == wanted and B in (None, r["B"])]
+    found = [r for r in found if work in (None, r["work"])]
     shapes = list(dict.fromkeys(f"({r['B']}, {r['H']}, {r['N']}, {r['D']})" for r in found))
     cells = [
         [
@@ -87,16 +103,19 @@ def table(first: Record, second: Record, N: int | None = None, B: int | None = N
     times = [f"{p.gpu.removeprefix('NVIDIA ')} [ms]" for p in (one, two)]
     columns = ["contender", "shape", "work", *times, "speed-up", "of the copy", "bound by"]
     caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
-    unlike = [
-        k for k in ("commit", "command", "torch", "triton") if getattr(one, k) != getattr(two, k)
-    ]
-    if unlike:
-        caption += f" The two differ in more than the GPU: {', '.join(unlike)}."
+    caption += unlike(one, two)
     if len(shapes) == 1:  # it stands above the table then, and not in each row
         del columns[1]
         cells = [row[:1] + row[2:] for row in cells]
         caption = f"{shapes[0]}. {caption}"
     return Table(columns, cells, caption, words=("shape", "work", "bound by"))
+
+
+def unlike(one: Provenance, two: Provenance) -> str:
+    """After a space a sentence on what else than the GPU two measurements differ in, or ""."""
+    known = ("commit", "command", "torch", "triton", "driver")
+    other = [k for k in known if getattr(one, k) != getattr(two, k)]
+    return f" The two differ in more than the GPU: {', '.join(other)}." if other else ""
 
 
 def report(first: Record, second: Record):

@@ -76,7 +76,7 @@ def curves(
     alts: list[str],
     switch: str = "Show",
     log: bool = False,
-    marks: list[tuple[str, float]] = (),
+    marks: list[tuple[str, float]] | dict[str, list[tuple[str, float]]] = (),
     source: str = "",
     height: int = 400,
 ) -> Figure:
@@ -85,17 +85,18 @@ def curves(
     `panels` maps an option of the switch to its curves, `alts` has one text for each of them.
     `x` and `y` are axes, or their titles alone; of titles, `log` makes both logarithmic, x in
     powers of two. A list for `y` has a title for each panel. `marks` are vertical lines, (what
-    stands in the legend, x), drawn in every panel. Under the figure stands a table of the curves of
-    each panel.
+    stands in the legend, x), drawn in every panel, or in a dict those of each. Under the figure
+    stands a table of the curves of each panel.
     """
     xs = [n for drawn in panels.values() for curve in drawn for n in curve.x]
     x_axis = x if isinstance(x, Axis) else _titled(x, log, xs)
     titles = y if isinstance(y, list) else []
     y_axis = y if isinstance(y, Axis) else _titled(titles[0] if titles else y, log, None)
     data, numbers = [], {}
-    for i, drawn in enumerate(panels.values()):
+    for i, (option, drawn) in enumerate(panels.items()):
         data += [_trace(curve, i, short=isinstance(x, Axis) and x.log) for curve in drawn]
-        data += _upright(marks, drawn, i, y_axis.log)
+        here = marks.get(option, ()) if isinstance(marks, dict) else marks
+        data += _upright(here, drawn, i, y_axis.log)
         named = replace(y_axis, title=titles[i]) if titles else y_axis
         found = _table(drawn, x_axis, named, source)
         if found.rows:

@@ -1,8 +1,8 @@
-"""The README's figure and tables, drawn from a record between two markers."""
+"""The README's figure and tables, drawn from the records between two markers."""
 
 from pathlib import Path
 
-from . import contenders, figures, style, tables
+from . import comparing, contenders, figures, results, style, tables
 from .errors import BenchError
 from .results import Record
 from .roofline import FORWARD
@@ -10,11 +10,23 @@ from .roofline import FORWARD
 BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
 IMAGE = "results/figures/headline.png"
+TWO = (
+    "Two GPUs with one processor and two memories: what speeds up as a copy of its bytes does "
+    "waits for the memory."
+)
 
 
 def block(record: Record, alt: str) -> str:
-    """The Markdown between the markers: the figure, then a table with provenance for each batch."""
-    shown = [headline_table(record, B).markdown() for B in headline_batches(record)]
+    """The Markdown between the markers: the figure, then tables with their provenance.
+
+    One for each batch, and one of two GPUs if another one with the same processor is recorded.
+    """
+    batches = headline_batches(record)
+    shown = [headline_table(record, B).markdown() for B in batches]
+    others = [results.load(slug) for slug in results.available()]
+    pairs = [pair for other in others if (pair := comparing.pair([record, other]))]
+    for pair in pairs[:1]:
+        shown += [TWO, comparing.table(*pair, B=batches[0], work=FORWARD).markdown()]
     return "\n\n".join([f"![{alt}]({IMAGE})", *shown])
 
 

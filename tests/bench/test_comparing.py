@@ -59,10 +59,14 @@ def test_an_unsteady_time_decides_nothing(record):
     assert {r["binds"] for r in rows} == {"void: unsteady"}
 
 
-def test_a_pair_is_of_two_gpus_with_one_processor(record):
-    slow = replace(record, provenance=replace(record.provenance, capability="9.0"))
+@pytest.mark.parametrize(
+    "unlike", [{"capability": "8.0"}, {"sm_count": 114}, {"sm_clock_max_mhz": 1755}]
+)
+def test_a_pair_is_of_two_gpus_with_one_processor(record, unlike):
+    processor = {"capability": "9.0", "sm_count": 132, "sm_clock_max_mhz": 1980}
+    slow = replace(record, provenance=replace(record.provenance, **processor))
     fast = faster_memory(slow)
-    other = replace(fast, provenance=replace(fast.provenance, capability="8.0", gpu="Another"))
+    other = replace(fast, provenance=replace(fast.provenance, gpu="Another", **unlike))
     assert comparing.pair([fast, other, slow]) == (slow, fast)
     assert comparing.pair([slow, fast]) == (slow, fast)
     assert comparing.pair([slow, slow]) is None
@@ -95,9 +99,10 @@ def test_the_report_has_both_ends_and_every_batch(record):
     ]  # fmt: skip
     assert "shape" not in report[0].columns
     assert "differ" not in report[0].caption
-    later = replace(record, provenance=replace(record.provenance, commit="f00", torch="2.12.0"))
+    newer = {"commit": "f00", "torch": "2.12.0", "driver": "600"}
+    later = replace(record, provenance=replace(record.provenance, **newer))
     told = comparing.table(record, faster_memory(later)).caption
-    assert told.endswith("The two differ in more than the GPU: commit, torch.")
+    assert told.endswith("The two differ in more than the GPU: commit, torch, driver.")
     assert report._repr_html_().index("<details>") < report._repr_html_().index("(1, 8, 65536")
     bound = {row[0]: row[-1] for row in report[0].rows}
     assert bound["This book (Triton)"] == "memory"

@@ -78,6 +78,11 @@ def test_curves_draw_curves_and_marks_for_each_panel():
     assert figure.data[4]["y"] == [3, 300]  # a mark is as high as its panel
     assert figure.switches[0].options == ["A", "B"]
     json.dumps(figure.spec(), allow_nan=False)
+    marks = {"A": [("here", 5)], "B": [("there", 7), ("far", 9)]}
+    figure = diagrams.curves(
+        panels, x=diagrams.Axis("x"), y=diagrams.Axis("y"), alts=["a", "b"], marks=marks
+    )
+    assert [t["name"] for t in figure.data] == ["one", "here", "one", "two", "there", "far"]
 
 
 def test_curves_without_points_are_still_a_figure():

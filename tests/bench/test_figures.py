@@ -285,6 +285,14 @@ def test_claims_say_whether_they_held_and_where(record):
     assert "[HELD] A < B" in repr(held)
 
 
+def test_a_claim_on_two_gpus_names_both(record, make_record):
+    other = make_record(gpu="Another")
+    claim = claims.claim("A < B", True, "1 < 2", [record, other, record])
+    assert claim.gpu == "Made-up GPU 1 and Another" and not claim.live
+    assert claim.source == f"{record.line.capitalize()[:1]}{record.line[1:]}; {other.line}."
+    assert claims.claim("A", True, "", [record, replace(other, live=True)]).live
+
+
 @pytest.mark.parametrize(
     ("condition", "expected", "verdict", "surprising"),
     [

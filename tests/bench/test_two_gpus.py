@@ -18,13 +18,15 @@ from bench import (
     journey,
     original,
     quadratic_figures,
+    readme,
     results,
 )
 from bench.hardware import Provenance
 from bench.studies import Study
 
-H100 = {"gpu": "NVIDIA H100 80GB HBM3", "slug": results.MAIN, "capability": "9.0"}
-H200 = {"gpu": "NVIDIA H200", "slug": "nvidia-h200", "capability": "9.0"}
+HOPPER = {"capability": "9.0", "sm_count": 132, "sm_clock_max_mhz": 1980}
+H100 = {"gpu": "NVIDIA H100 80GB HBM3", "slug": results.MAIN, **HOPPER}
+H200 = {"gpu": "NVIDIA H200", "slug": "nvidia-h200", **HOPPER}
 DRAWN = (
     figures.time_by_length,
     figures.share_of_floor,
@@ -81,6 +83,17 @@ def test_what_sped_up_says_what_binds(session):
     bound = {row[0]: row[-1] for row in comparing.report(first, second)[0].rows}
     assert bound["This book (Triton)"] == bound["Eager PyTorch, linear"] == "memory"
     assert bound["SDPA cuDNN"] == "not memory"
+
+
+def test_the_readme_has_a_table_of_both(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DIRECTORY", tmp_path)
+    text = readme.block(session.main, "alt")
+    table = text[text.index(readme.TWO) :]
+    assert "| This book (Triton) | bidirectional, forward |" in table
+    assert "| SDPA cuDNN | causal, forward |" in table and "backward" not in table
+    assert "(8, 8, 65536, 64)" in table
+    (tmp_path / "nvidia-h200.json").unlink()
+    assert readme.TWO not in readme.block(session.main, "alt")
 
 
 def test_the_musts_are_of_the_h100(session):
