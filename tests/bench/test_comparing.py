@@ -20,6 +20,7 @@ from bench.roofline import FORWARD, Shape
         (0.95, 1.4, "not memory"),
         (1 / 1.4, 1 / 1.4, "memory"),
         (1.3, 1.02, "cannot be told"),
+        (1.12, 1.15, "cannot be told"),
     ],
 )
 def test_what_binds(speedup, copies, verdict):
