@@ -77,7 +77,7 @@ def curves(
     switch: str = "Show",
     log: bool = False,
     marks: list[tuple[str, float]] | dict[str, list[tuple[str, float]]] = (),
-    source: str = "",
+    source: str | list[str] = "",
     height: int = 400,
 ) -> Figure:
     """Curves over a common x; with several panels a switch chooses the one that is shown.
@@ -86,19 +86,20 @@ def curves(
     `x` and `y` are axes, or their titles alone; of titles, `log` makes both logarithmic, x in
     powers of two. A list for `y` has a title for each panel. `marks` are vertical lines, (what
     stands in the legend, x), drawn in every panel, or in a dict those of each. Under the figure
-    stands a table of the curves of each panel.
+    stands a table of the curves of each panel. A list for `source` has that of each panel.
     """
     xs = [n for drawn in panels.values() for curve in drawn for n in curve.x]
     x_axis = x if isinstance(x, Axis) else _titled(x, log, xs)
     titles = y if isinstance(y, list) else []
     y_axis = y if isinstance(y, Axis) else _titled(titles[0] if titles else y, log, None)
     data, numbers = [], {}
+    sources = source if isinstance(source, list) else [source] * len(panels)
     for i, (option, drawn) in enumerate(panels.items()):
         data += [_trace(curve, i, short=isinstance(x, Axis) and x.log) for curve in drawn]
         here = marks.get(option, ()) if isinstance(marks, dict) else marks
         data += _upright(here, drawn, i, y_axis.log)
         named = replace(y_axis, title=titles[i]) if titles else y_axis
-        found = _table(drawn, x_axis, named, source)
+        found = _table(drawn, x_axis, named, sources[i])
         if found.rows:
             numbers[str(i)] = found
     labels = sum(len(t["name"]) + 4 for t in data if t["visible"])
@@ -113,7 +114,8 @@ def curves(
     }
     texts = {str(i): alt for i, alt in enumerate(alts)}
     said = {str(i): title for i, title in enumerate(titles)}
-    return Figure(data, layout, texts, [Switch(switch, list(panels))], numbers, source, said)
+    where = " ".join(dict.fromkeys(sources))
+    return Figure(data, layout, texts, [Switch(switch, list(panels))], numbers, where, said)
 
 
 def _titled(title: str, log: bool, lengths: list | None) -> Axis:

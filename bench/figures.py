@@ -271,6 +271,7 @@ class _State:
     B: int
     causal: bool
     work: str
+    gpu: str  # how its alternative text begins: "NVIDIA …: ", or "" where there is only one GPU
 
     @property
     def shape(self) -> dict:
@@ -299,7 +300,8 @@ def _states(records: list[Record], work_switch: bool = True) -> tuple[list[Switc
             for c, causal in enumerate(orders):
                 for w, work in enumerate(works):
                     key = (g, b, c, w) if work_switch else (g, b, c)
-                    states.append(_State(key, record, batch, causal, work))
+                    gpu = f"{record.provenance.gpu}: " if len(records) > 1 else ""
+                    states.append(_State(key, record, batch, causal, work, gpu))
     return switches, states
 
 
@@ -315,7 +317,7 @@ def _figure(records, draw, y_title, *, log_y=True, work_switch=True, table=table
     for state in states:
         lines, alt = draw(state)
         choice = ",".join(map(str, state.key))
-        alts[choice] = alt
+        alts[choice] = state.gpu + alt
         for name, label, points in lines:
             if points:
                 x, y, hover = (list(column) for column in zip(*points, strict=True))
@@ -463,7 +465,8 @@ def two(records) -> Figure:
         key = (i, j, *state.key)
         choice = ",".join(map(str, key))
         if first == second:
-            alts[choice] = f"{labels[first]} twice, {state.words}: choose another one."
+            said = f"{labels[first]} twice, {state.words}: choose another one."
+            alts[choice] = state.gpu + said
             continue
         times = [
             {m.N: m.median_ms for m in state.record.select(contender=c, **state.shape) if m.ok}
@@ -473,7 +476,7 @@ def two(records) -> Figure:
         y = [float(f"{times[1][n] / times[0][n]:.4g}") for n in x]
         what = f"{labels[second]} / {labels[first]}"
         said = f"{style.number(y[-1])} at N = {style.length(x[-1])}" if x else "not measured"
-        alts[choice] = f"Time of {what}, {state.words}: {said}."
+        alts[choice] = f"{state.gpu}Time of {what}, {state.words}: {said}."
         if x:
             line = _line(second, what, x, y, None, list(key), not any(key))
             data.append(line | {"hoverinfo": "x+y+name"})
@@ -516,7 +519,7 @@ def under_the_roof(records) -> Figure:
             roof = _line("floor", "data sheet", x, y, None, key, first)
             data.append(roof | {"hovertext": None, "hovertemplate": f"data sheet<br>{hover}"})
         alts[choice] = (
-            f"Under the roof, {state.words}, at the longest N: "
+            f"{state.gpu}Under the roof, {state.words}, at the longest N: "
             f"{'; '.join(ends) or 'not measured'} FLOPs a byte."
         )
         columns = ["", "FLOPs a byte, short", "TFLOP/s", "FLOPs a byte, long", "TFLOP/s"]

@@ -85,6 +85,15 @@ def test_curves_draw_curves_and_marks_for_each_panel():
     assert [t["name"] for t in figure.data] == ["one", "here", "one", "two", "there", "far"]
 
 
+def test_a_panel_can_have_a_source_of_its_own():
+    curve = diagrams.Curve("a", [1, 2], [3, 4], "book")
+    figure = diagrams.curves(
+        {"A": [curve], "B": [curve]}, x="N", y="ms", alts=["", ""], source=["Of A.", "Of B."]
+    )
+    assert [figure.numbers[i].caption for i in "01"] == ["Ms. Of A.", "Ms. Of B."]
+    assert figure.provenance == "Of A. Of B."
+
+
 def test_curves_without_points_are_still_a_figure():
     figure = diagrams.curves(
         {"A": [diagrams.Curve("none", [], [], "book")]},
