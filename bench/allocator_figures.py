@@ -46,7 +46,7 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
             body.append([label, *ends, str(len(rows))])
         alts[key] = f"Largest bytes held, {order}, {WORKS[work]}: {'; '.join(said)}."
         columns = ["", "before [MiB]", "peak [MiB]", "after [MiB]", "events"]
-        numbers[key] = tables.Table(columns, body, study.line)
+        numbers[key] = tables.Table(columns, body, style.sentence(study.line))
     marks = [m * 10**e for e in range(6) for m in (1, 2, 5)]
     ticks = {"tickvals": marks, "ticktext": [f"{m:,}" for m in marks]}
     layout = {
@@ -66,7 +66,7 @@ def at_the_peak(study: Study, way: str, causal: bool, work: str, unit: int) -> t
     """The tensors that were held when most was held, the largest first, in `unit` bytes."""
     rows = study.select(way=way, causal=causal, work=work, status="ok")
     if not rows:
-        return tables.Table(["nothing was measured"], [], study.line)
+        return tables.Table(["nothing was measured"], [], style.sentence(study.line))
     peak = max(range(len(rows)), key=lambda i: rows[i]["held_bytes"])
     alive = []  # the allocator takes back by address; of equal sizes the oldest goes first
     for r in rows[1 : peak + 1]:

@@ -133,7 +133,9 @@ def _growth(study: Study, column: str, y: str, unit: float, extra) -> Figure:
         there = [way for way in LABELS if any(way in c for c in cells.values())]
         body = [[style.length(n), *(cells[n].get(w, "–") for w in there)] for n in sorted(cells)]
         columns = ["N", *(LABELS[w] for w in there)]
-        numbers[str(at)] = tables.Table(columns, body, f"{y}, {name}; {study.line}.")
+        numbers[str(at)] = tables.Table(
+            columns, body, f"{y[:1].upper()}{y[1:]}, {name}; {study.line}."
+        )
     source = style.sentence(study.line)
     figure = diagrams.curves(
         panels, x="sequence length N", y=y, alts=alts, switch="Work", log=True, source=source
