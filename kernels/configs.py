@@ -144,6 +144,17 @@ def chained_is_faster(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool
     )
 
 
+def parts_of_chain(N: int, unit: int) -> tuple[int, int]:
+    """Into how many parts of whole segments N rows are cut, and how many segments each has.
+
+    Parts are cut as `decay.part_of` cuts them, in multiples of `unit`.
+    """
+    parts = cdiv(N, 16 * CHAINED.segment)
+    while (rows := cdiv(cdiv(N, parts), unit) * unit) % CHAINED.segment:
+        parts += 1
+    return parts, rows // CHAINED.segment
+
+
 @functools.cache
 def tile(kernel: str, D: int, DV: int, dtype: torch.dtype, arch: int) -> Tile:
     """The tile of the kernel of that name for head sizes D and DV, both 1 to 256.

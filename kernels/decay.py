@@ -18,6 +18,9 @@ each program takes the parts that are its own.
 Between chunks there is the state of each part of a head: `decay_state_kernel` sums the parts,
 `decay_combine_kernel` turns the sums into what came before, `decay_output_kernel` writes outputs.
 
+Where `chained.py` is the faster way without a decay, `decay_chained.py` is with one: it writes the
+outputs of what is mild, and the state before each part; only the other kernel is then launched.
+
 In both directions the mask is symmetric, M_tj = exp(-|G_t - G_j|): a second run goes from the last
 row to the first and leaves out the diagonal, which the first has counted. Such a run counts its own
 rows from 0, `REVERSE` says that row 0 is the last of the sequence. To pass from row t + 1 back to
@@ -31,14 +34,14 @@ import torch
 import triton
 import triton.language as tl
 
-from . import configs
+from . import configs, decay_chained
 from .bidirectional import dot, load_tile, sequence_of, store_tile
-from .feature_maps import phi_operand
+from .decay_chained import MILD
+from .feature_maps import phi_operand, scaled
 from .launch import launch
 from .reference import FORGOTTEN
 
 LEAST = tl.constexpr(FORGOTTEN)
-MILD = tl.constexpr(-60.0)  # log2 of what is left after a chunk, from which on exp2(-G) is safe
 LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(LOG2E x), and exp2 is one instruction
 UNIT = tl.constexpr(128)  # rows of a part, a multiple of this whatever the tile: all kernels agree
 
@@ -88,28 +91,6 @@ def chunk_decay(log_g, n, last, BLOCK_N: tl.constexpr):
     """
     is_last = (n == last - 1) | ((tl.arange(0, BLOCK_N) == BLOCK_N - 1) & (n < last))
     return tl.sum(tl.where(is_last, log_g, 0.0), axis=0)
-
-
-# Two bfloat16 numbers at a time; as a product and a sum, since sm_80 has no product alone.
-PACKED_PRODUCT = tl.constexpr("""
-{
-    .reg .b32 nothing;
-    mov.b32 nothing, 0x80008000;  // -0.0, twice: x + -0.0 is x for every x
-    fma.rn.bf16x2 $0, $1, $2, nothing;
-}
-""")
-
-
-@triton.jit
-def scaled(x, factor, OPERAND: tl.constexpr):
-    """An operand times float32 factors that broadcast to it."""
-    if OPERAND == tl.bfloat16:
-        factor = tl.broadcast_to(factor.to(tl.bfloat16), x.shape)
-        return tl.inline_asm_elementwise(
-            PACKED_PRODUCT, "=r,r,r", [x, factor], dtype=tl.bfloat16, is_pure=False, pack=2
-        )
-    else:
-        return x * factor
 
 
 # [decay-state-kernel:begin]
@@ -260,7 +241,7 @@ def decay_output_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
     v,  # [B, H // GROUP, N, DV]
-    sums,  # [B, H // GROUP, N] float32: G inside each chunk, base 2, in the order of the run
+    sums,  # [B, H // GROUP, N] float32: G inside each SPAN rows, base 2, in the order of the run
     states,  # [parts + 1, S * H // GROUP, D * DV + D] float32: what came before each part
     o,  # [B, H, N, DV] contiguous, written unless HALF is 1
     total,  # [S * H // GROUP, D * DV + D] float32: state after the last row, written if HALF is 0
@@ -276,7 +257,7 @@ def decay_output_kernel(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
     FEATURE_MAP: tl.constexpr, NORMALIZE: tl.constexpr, HALF: tl.constexpr, SAVE: tl.constexpr,
     PACKED: tl.constexpr, FULL: tl.constexpr,
-    FAST: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    FAST: tl.constexpr, SPAN: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """o for one part of a run, chunk by chunk, transposed as in `causal_output_kernel`.
 
@@ -286,6 +267,7 @@ def decay_output_kernel(
     HALF 0: causal. In both directions, HALF 1 is the run from first to last, whose sums HALF 2,
     the run from last to first without the diagonal, adds to its own.
     """
+    tl.static_assert(SPAN % BLOCK_N == 0)
     REVERSE: tl.constexpr = HALF == 2
     TILES: tl.constexpr = (DV + BLOCK_DV - 1) // BLOCK_DV
     tile = tl.program_id(0) % TILES
@@ -334,6 +316,10 @@ def decay_output_kernel(
         next_sums = tl.load(sums + after + offs_n, after + offs_n < last, 0.0)  # [BLOCK_N]
         next_left = tl.load(sums + tl.minimum(after + BLOCK_N, last) - 1)
         n = c + offs_n
+        if SPAN > BLOCK_N:  # from the first row of this chunk on
+            before = tl.load(sums + c - 1, c % SPAN != 0, 0.0)
+            log_g -= before
+            left -= before
         if not FULL:
             log_g = tl.where(n < last, log_g, left)
         rows = rows_at(n, start, end, REVERSE)
@@ -500,12 +486,16 @@ class Run:
             num_warps=2,
         )  # fmt: skip
 
-    def sums(self, chunk):
-        """G of each row inside its chunk, [B, Hk, N] float32 in the order of the run, base 2."""
+    def sums(self, chunk, parts=None):
+        """G of each row inside its chunk, [B, Hk, N] float32 in the order of the run, base 2.
+
+        One program does one of `parts`, which have to be whole chunks.
+        """
         B, Hk, N = self.decay.shape
         sums = self.q.new_empty((B, Hk, N), dtype=torch.float32)
         CHUNKS = max(1, 1024 // chunk)
-        parts = configs.cdiv(configs.cdiv(B * N, self.sequences), CHUNKS * chunk)
+        if parts is None:
+            parts = configs.cdiv(configs.cdiv(B * N, self.sequences), CHUNKS * chunk)
         launch(
             decay_sums_kernel, self.sequences * Hk * parts,
             (self.decay, sums, self.cu_seqlens), self.decay.stride(),
@@ -537,18 +527,30 @@ def forward(
         below = q.new_empty((B, H, N), dtype=torch.float32)
     if save and normalize:
         inverse = q.new_empty((B, H, N), dtype=torch.float32)
+    chained = is_causal and cu_seqlens is None and configs.chained_is_faster(q, k, v)
     for half in (0,) if is_causal else (1, 2):
         run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half)
         tile, tiles = run.tile("decay_output_kernel")
-        sums = run.sums(tile.rows)
-        states, _ = run.states(initial)
-        for fast in (True, False):  # of the two, each takes the parts that are its own
+        if chained:
+            span = configs.CHAINED.segment
+            run.parts, in_part = configs.parts_of_chain(N, UNIT.value)
+            sums = run.sums(span, run.parts)
+            states = q.new_empty((run.parts, S, Hk, D * DV + D), dtype=torch.float32)
+            decay_chained.forward(
+                q, k, v, sums, states, o, total, inverse, initial, in_part,
+                feature_map, normalize, scale, eps,
+            )  # fmt: skip
+        else:
+            span = tile.rows
+            sums = run.sums(span)
+            states, _ = run.states(initial)
+        for fast in (False,) if chained else (True, False):  # each takes the parts that are its own
             launch(
-                decay_output_kernel, S * H * parts * tiles,
+                decay_output_kernel, S * H * run.parts * tiles,
                 (q, k, v, sums, states, o, total, above, below, inverse, cu_seqlens),
                 (*q.stride(), *k.stride(), *v.stride()),
-                stride_states=states.stride(0), N=N, H=H, parts=parts, scale=scale, eps=eps,
+                stride_states=states.stride(0), N=N, H=H, parts=run.parts, scale=scale, eps=eps,
                 GROUP=run.group, NORMALIZE=normalize, HALF=half, SAVE=inverse is not None,
-                FAST=fast, **run.constants(tile),
+                FAST=fast, SPAN=span, **run.constants(tile),
             )  # fmt: skip
     return o, total, inverse

@@ -103,6 +103,28 @@ def phi_operand(
         return phi(x.to(tl.float32), keep, AXIS, FEATURE_MAP, FULL).to(OPERAND)
 
 
+# Two bfloat16 numbers at a time; as a product and a sum, since sm_80 has no product alone.
+PACKED_PRODUCT = tl.constexpr("""
+{
+    .reg .b32 nothing;
+    mov.b32 nothing, 0x80008000;  // -0.0, twice: x + -0.0 is x for every x
+    fma.rn.bf16x2 $0, $1, $2, nothing;
+}
+""")
+
+
+@triton.jit
+def scaled(x, factor, OPERAND: tl.constexpr):
+    """An operand times float32 factors that broadcast to it."""
+    if OPERAND == tl.bfloat16:
+        factor = tl.broadcast_to(factor.to(tl.bfloat16), x.shape)
+        return tl.inline_asm_elementwise(
+            PACKED_PRODUCT, "=r,r,r", [x, factor], dtype=tl.bfloat16, is_pure=False, pack=2
+        )
+    else:
+        return x * factor
+
+
 @triton.jit
 def phi_backward(y, dy, AXIS: tl.constexpr, FEATURE_MAP: tl.constexpr):
     """Gradient with respect to x, given y = φ(x) and the gradient dy with respect to y."""

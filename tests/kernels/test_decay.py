@@ -23,7 +23,8 @@ from oracle import (
     state_for,
 )
 
-from kernels import LinearAttentionState, linear_attention, linear_attention_step
+from kernels import LinearAttentionState, configs, launch, linear_attention, linear_attention_step
+from kernels.decay import UNIT
 from kernels.reference import chunked, quadratic, recurrent
 
 OPERATOR = [s for s in SUBJECTS if s.name == "operator"]
@@ -258,6 +259,37 @@ def test_mild_and_strong_chunks_agree(strength, causal):
     """Just below and above what a chunk of 32 or 64 tokens may lose before factors overflow."""
     inputs = qkv(FLOAT32, H=1, N=70, D=8)
     agree(FLOAT32, inputs, torch.full((1, 1, 70), -strength, device=DEVICE), causal=causal)
+
+
+@pytest.mark.parametrize(
+    "strong, normalize, with_state",
+    [
+        (slice(0, 0), True, True),
+        (slice(0, 90), False, True),
+        (slice(600, None), True, False),
+        (slice(None), True, True),
+    ],
+    ids=["nowhere", "in the first part", "in the last part", "everywhere"],
+)
+def test_a_chain_of_segments(strong, normalize, with_state, monkeypatch):
+    """Of two parts, each is written by the chain if it is mild, and else by the other kernel."""
+    monkeypatch.setattr(configs, "chained_is_faster", lambda q, k, v: True)
+    monkeypatch.setattr(configs, "CHAINED", configs.Chained(32, 16, 1, kept=2))
+    q, k, v = qkv(FLOAT32, N=656, H=2, Hk=1, D=16)
+    g = -0.1 * randn(1, 1, 656, seed=4).abs()
+    g[:, :, strong] -= 5.0
+    state = state_for(FLOAT32, H=1) if with_state else None
+    assert configs.parts_of_chain(656, 128) == (2, 12)
+    launch.forget()
+    agree(FLOAT32, (q, k, v), g, state, causal=True, normalize=normalize)
+    launch.forget()
+
+
+@pytest.mark.parametrize("N", [16, 512, 656, 4160, 65536, 65600, 2**20 + 64])
+def test_parts_of_a_chain_are_whole_segments(N):
+    parts, in_part = configs.parts_of_chain(N, UNIT.value)
+    share = configs.cdiv(configs.cdiv(N, parts), UNIT.value) * UNIT.value
+    assert share == in_part * configs.CHAINED.segment and parts * share >= N
 
 
 @pytest.mark.parametrize("N", [64, 70, 128])
