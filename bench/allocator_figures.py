@@ -130,7 +130,7 @@ def _fits(study: Study) -> Figure:
         what = f"{order}, {WORKS[work]}"
         alts[key] = f"Longest sequence that fits, {what}: {'; '.join(said) or 'not measured'}."
         columns = ["", "memory [GiB]", "predicted N", "fits N"]
-        numbers[key] = tables.Table(columns, body, f"{what}; {study.line}")
+        numbers[key] = tables.Table(columns, body, style.sentence(what, study.line))
     axis = AXIS | {"type": "log"}
     sizes = sorted({r["limit_gib"] for r in rows})
     lengths = [2**i for i in range(8, 25, 2)]
