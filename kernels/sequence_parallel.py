@@ -71,7 +71,8 @@ def sequence_parallel_attention(
         group: the process group, None for the default one. It carries tensors of q's device: NCCL
             those of GPUs, gloo those of CPUs.
         overlap: cut the batch, or the heads if B is 1, in two halves, and compute one while the
-            state of the other travels.
+            state of the other travels. Between GPUs that NVLink joins, False is faster: an
+            exchange takes less time there than it costs to have two halves.
         check: first compare with the other ranks what the call is. Without it a call costs the
             host less, and ranks that disagree wait for each other for ever.
         timeout: seconds to wait for the other ranks to make this call, or to run its backward pass.

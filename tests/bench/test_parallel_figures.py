@@ -61,6 +61,10 @@ def test_the_model_finds_its_constants_again(study):
     assert model.time_ms(2**20, 2, "rounds") == pytest.approx(0.01 + 0.5 + 0.02)
     assert model.time_ms(2**20, 8, "in a row") == pytest.approx(0.01 + 0.125 + 7 * 0.02)
     assert model.time_ms(2**20, 8, "rounds") == pytest.approx(0.01 + 0.125 + 3 * 0.02)
+    more = 0.02 / (2**20 / 133120 - 1)  # of a state that comes on top
+    assert model.time_ms(2**20, 2, "at once") == model.time_ms(2**20, 2, "rounds")
+    assert model.time_ms(2**20, 8, "at once") == pytest.approx(0.01 + 0.125 + 0.02 + 6 * more)
+    assert {model.time_ms(2**20, 1, way) for way in scaling.WAYS} == {model.piece_ms(2**20)}
     both = scaling.of(study, False, "forward+backward")
     assert both.time_ms(2**20, 8, "rounds") == pytest.approx(0.03 + 0.375 + 2 * 5 * 0.02)
     assert both.time_ms(2**20, 2, "rounds") == pytest.approx(0.03 + 1.5 + 2 * 0.02)
@@ -80,7 +84,7 @@ def test_a_model_needs_its_measurements(study, record):
     assert scaling.of(some, True, "forward") is None
     empty = replace(record, measurements=[])
     assert scaling.on_paper(empty, True, "forward", 0.02) is None
-    assert isinstance(figures.on_paper([empty], [2**20], 0.02), tables.Table)
+    assert isinstance(figures.projected([some], [2**20]), tables.Table)
 
 
 def test_the_times_of_one_gpu_and_an_assumption_are_a_model(record):
@@ -91,12 +95,22 @@ def test_the_times_of_one_gpu_and_an_assumption_are_a_model(record):
 
 def test_what_was_measured_on_one_gpu_is_not_taken_for_more(study, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert figures.measured(tmp_path) is None
+    assert not figures.measured(tmp_path).select(what="call")
     alone = [r for r in study.rows if r.get("ranks") == 1]
     studies.write(replace(study, rows=alone), tmp_path)
-    assert figures.measured(tmp_path) is None
+    assert not figures.measured(tmp_path).select(what="call")
     studies.write(study, tmp_path)
     assert len(figures.measured(tmp_path).rows) == len(study.rows)
+
+
+def test_several_gpus_are_measured_and_else_the_record_is_shown(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    studies.write(study, tmp_path)
+    live = replace(study, live=True)
+    monkeypatch.setattr(studies, "study", lambda *a: live)
+    assert figures.measured(tmp_path).live
+    monkeypatch.setattr(studies, "study", lambda *a: replace(live, rows=study.rows[:2]))
+    assert not figures.measured(tmp_path).live
 
 
 def test_bytes_sent():
@@ -115,60 +129,125 @@ def test_times_and_speedups(study):
     figure = figures.times([study])
     figure.plotly()
     assert len(figure.switches[0].options) == 4
-    assert [t["name"] for t in figure.data[:2]] == ["1 GPU, linear_attention", "2 GPUs"]
+    assert [t["name"] for t in figure.data[:4]] == [
+        "1 GPU", "1 GPU, in a row", "2 GPUs", "2 GPUs, in a row"
+    ]  # fmt: skip
+    assert figure.data[1]["y"][-1] == pytest.approx(2 * 1.01)
     two = figures.strong(study)
     assert two[True, "forward", 2**20, "both"] == pytest.approx(1.01 / 0.53)
     grown = figures.weak(study)
-    assert grown[True, "forward", 2**18] == pytest.approx((0.01 + 0.25 + 0.02) / 0.26)
-    figure = figures.speedups([study])
+    assert grown[True, "forward", 2**18, "both"] == pytest.approx((0.01 + 0.25 + 0.02) / 0.26)
+    for draw, y in ((figures.speedups, 1.01 / 0.53), (figures.grown, 0.53 / 0.51)):
+        figure = draw([study])
+        figure.plotly()
+        assert figure.data[0]["name"] == "without overlap"
+        assert figure.data[0]["y"][-1] == pytest.approx(y)
+    assert "with overlap 1.91 at 1M" in figures.speedups([study]).alt
+
+
+def test_an_exchange_by_what_is_sent(study):
+    figure = figures.exchanges([study])
     figure.plotly()
-    assert figure.data[0]["y"][-1] == pytest.approx(1.01 / 0.53)
-    assert "as it comes 1.91 at 1M" in figure.alt
+    assert [list(t["y"]) for t in figure.data] == [[20.0, 40.0]] * 4
+    assert "from 0.13 MB to 1 MB of each rank: all-gather 20 to 40 µs" in figure.alt
 
 
-def test_findings_are_figures_and_decided_claims(study):
-    found = figures.findings(study)
-    claims = [x for x in found if hasattr(x, "held")]
-    assert len(claims) == 3
-    found = {c.sentence.split(",")[0]: c.held for c in claims}
-    assert found == {
-        "Two GPUs are at least 1.8 times as fast at 4M tokens": None,
-        "From 2M tokens a GPU on": None,
-        "On two GPUs the model is right within 15 percent from 1M tokens on": True,
+def test_tables_show_both_clocks_and_all_gpus(study):
+    found = figures.at_length(study, 2**20)
+    assert [row[1] for row in found.rows[:3]] == [
+        "1 GPU", "2 GPUs, without overlap", "2 GPUs, with overlap"
+    ]  # fmt: skip
+    assert found.rows[2][2:6] == ["0.53", "1.91", "1.06", "1.91"]
+    other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"), rows=study.rows[:2])
+    table = figures.host([study, other], 2**18)
+    assert table.columns == ["", "Test", "Other"]
+    assert table.rows[0][1:] == ["260", "260"] and table.rows[-1][1:] == ["20", "–"]
+    assert len(figures.constants([study, other]).rows) == 4
+    table = figures.verdicts([study, other])
+    assert table.rows[0][1:] == ["Did not hold: 20 µs", "Not decided: not measured"]
+
+
+def decided(rows) -> dict:
+    """The first words of each claim -> whether it held."""
+    return {
+        c.sentence: c.held for c in figures.claims(studies.Study("sequence-parallel", GPU, rows))
     }
-    assert figures.findings(None) == ["No machine with several GPUs has been measured yet."]
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.3])
-def test_the_claims_are_decided_by_the_times(factor):
+def rows_of(factor=1.0, host=1.0, lengths=(2**16, 2**20, 2**21, 2**22, 2**24)):
+    """Two GPUs that take `factor` times their half; with overlap one and a half times that."""
     rows = [
-        call(n, N, *order, way, (0.01 + N / n / 2**20) * (factor if n == 2 else 1))
-        for order in figures.ORDERS
-        for N in (2**20, 2**21, 2**22)
-        for n, way in ((1, "one-gpu"), (1, "both"), (2, "both"))
-    ] + [
         {"what": "exchange", "op": op, "ranks": 2, "bytes": 8, "device_us": 1.0, "host_us": 1.0,
          "status": "ok"} for op in ("all-gather", "all-reduce")
     ]  # fmt: skip
-    found = figures.findings(studies.Study("sequence-parallel", GPU, rows))
-    held = [x.held for x in found if hasattr(x, "held")]
-    assert held == ([True] * 3 if factor == 1 else [False] * 3)
+    ways = {"no-overlap": 1.0, "both": 1.5, "no-check": 1.5}
+    for order, N in ((o, n) for o in figures.ORDERS for n in lengths):
+        ms = 0.01 + N / 2**20
+        rows += [call(1, N, *order, "one-gpu", ms), call(1, N, *order, "both", 0.9 * ms)]
+        for way, more in ways.items():
+            row = call(2, N, *order, way, (0.009 + 0.9 * N / 2**21) * factor * more)
+            hosts = host / 2 if way == "no-check" else host
+            rows.append(row | {"eager_ms": max(hosts, row["eager_ms"])})
+    return rows
 
 
-def test_on_paper(record):
-    figure = figures.on_paper([record], [2**20, 2**24], 0.02)
+def test_each_claim_is_decided_by_the_times():
+    good = decided(rows_of())
+    assert list(good.values()) == [
+        True,  # an exchange is short
+        True, False,  # strong scaling without overlap, and with it
+        False,  # overlap wins
+        True,  # what is kept
+        True, False,  # weak scaling
+        True,  # the model
+        True, True,  # the hosts
+        False,  # 16M tokens fit on one GPU
+    ]  # fmt: skip
+    slow = list(decided(rows_of(factor=1.3)).values())
+    assert slow == [True, False, False, False, True, False, False, False, True, True, False]
+    eager = list(decided(rows_of(host=0.0)).values())
+    assert eager[8:10] == [False, False]
+    gone = [
+        r | {"status": "oom"} if (r.get("ranks"), r.get("N")) == (1, 2**24) else r
+        for r in rows_of()
+    ]
+    assert list(decided(gone).values())[-1] is True
+    some = [r for r in rows_of() if r.get("way") != "no-overlap"]
+    assert list(decided(some).values())[1:6] == [None, False, None, None, None]
+
+
+def test_what_is_not_measured_is_not_decided(study):
+    assert set(decided([{"what": "ranks", "status": "failed"}]).values()) == {None}
+    found = {c.sentence.split(",")[0]: c.held for c in figures.claims(study)}
+    assert found["Two GPUs are at least 1.8 times as fast at 4M tokens"] is None
+    assert found["On two GPUs the model is right within 15 percent from 1M tokens on"] is True
+
+
+def test_only_what_a_page_explains_may_fail():
+    """Claims that fail on a record and that no page expects to fail are warnings."""
+    for recorded in studies.recorded("sequence-parallel"):
+        assert not [c.sentence for c in figures.claims(recorded) if c.surprising]
+
+
+def test_more_gpus_than_there_are(study):
+    figure = figures.projected([study], [2**20, 2**24])
     figure.plotly()
     assert figure.switches[0].options == ["1M tokens", "16M tokens"]
     rounds = next(t for t in figure.data if t["name"] == "log2(R) rounds")
     assert rounds["x"][-1] == 1024 and rounds["y"][0] == pytest.approx(1.0)
-    assert "assumed to take 20 µs" in figure.provenance
+    assert {"one exchange, R states arrive", "R − 1 exchanges in a row"} < {
+        t["name"] for t in figure.data
+    }
+    assert figure.provenance.startswith("Computed for more than two GPUs, with constants")
 
 
 def test_the_drawing_says_what_it_shows():
     assert "4 pieces" in figures.cut_sequence().alt
 
 
-@pytest.mark.parametrize("draw", [figures.times, figures.speedups])
+@pytest.mark.parametrize(
+    "draw", [figures.times, figures.speedups, figures.grown, figures.exchanges]
+)
 def test_a_study_without_such_rows_is_no_error(draw):
     empty = studies.Study("sequence-parallel", GPU, [{"what": "ranks", "status": "failed"}])
     assert isinstance(draw([empty]), tables.Table)
