@@ -8,7 +8,8 @@ ranks, also on several machines. Rows, by `what`:
   heads here, and more of them. `agreement` is the header that the hosts exchange.
 - `gate`: a sequence in uneven pieces against float64, forward and backward.
 - `call`: a sequence of N tokens on so many `ranks`. `way` is "one-gpu" (`linear_attention`),
-  "both" (`sequence_parallel_attention` as it comes), "no-overlap" or "no-check" (without that).
+  "both" (`sequence_parallel_attention` with overlap and check), "no-overlap" or "no-check"
+  (without that).
   `device_ms` is the largest of the ranks' times between two events, taken after a barrier of the
   GPUs and with the hosts ahead; `eager_ms` the time of a call in a row of calls.
 - `piece`: the same call on a group of one rank, which has nobody to exchange anything with. On a
