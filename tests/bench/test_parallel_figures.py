@@ -154,7 +154,8 @@ def test_an_exchange_by_what_is_sent(study):
 
 def test_tables_show_both_clocks_and_all_gpus(study):
     found = figures.at_length(study, 2**20)
-    assert [row[1] for row in found.rows[:3]] == ["1 GPU", "2, without overlap", "2, with overlap"]  # fmt: skip
+    named = [row[1] for row in found.rows[:3]]
+    assert named == ["1 GPU", "2, without overlap", "2, with overlap"]
     assert found.rows[2][2:6] == ["0.53", "1.91", "1.06", "1.91"]
     other = replace(study, provenance=replace(GPU, gpu="NVIDIA Other"), rows=study.rows[:2])
     table = figures.host([study, other], 2**18)
