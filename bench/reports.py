@@ -201,7 +201,9 @@ def profile(study: Study) -> Report:
         ("ptx: ", "PTX instructions that tell how a kernel computes, in all"),
     ):
         kinds = sorted({k for r in compiled for k in r if k.startswith(mark)})
-        columns = {"kernel": "kernel", **{k: k.removeprefix(mark) for k in kinds}}
+        # there are so many classes that one long name makes the table wider than a page
+        named = {k: k.removeprefix(mark).replace("asynchronous", "async.") for k in kinds}
+        columns = {"kernel": "kernel", **named}
         shown.append(_columns(compiled if kinds else [], columns, f"{what}; {study.line}."))
     counters = study.select(kind="counters")
     names = {k: k.replace("_", " ") for r in counters for k in r if k.endswith(("_percent",))}
