@@ -270,7 +270,7 @@ def at_length(study: Study, N: int = LONG, ranks: int = 2) -> tables.Table:
     head = ["order", "on", "GPU's time [ms]", "times as fast", "in a row [ms]",
             "times as fast, in a row", "spread"]  # fmt: skip
     return tables.Table(head, cells, f"{style.length(N)} tokens; {study.line}.",
-                        words=("order",))  # fmt: skip
+                        words=("order", "on"))  # fmt: skip
 
 
 def host(shown: list[Study], N: int = SHORT) -> tables.Table:
