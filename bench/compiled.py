@@ -26,7 +26,8 @@ from kernels.ops import INTERPRETED
 from .errors import BenchError
 from .hardware import ROOT
 
-THREADS = 8  # compile at the same time: each waits for a program of NVIDIA's most of the time
+# Compile at the same time: each waits for a program of NVIDIA's most of the time.
+THREADS = max(8, min(os.cpu_count() or 1, 32))
 STAGES = ("ttir", "ttgir", "llir", "ptx", "sass")
 KINDS = {
     "load from global memory": r"LDG",

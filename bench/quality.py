@@ -446,6 +446,11 @@ class Training:
             flat.mul_(1 - DECAY * rate).sub_(rate * m / (v.sqrt() + TINY))
             self.losses.index_copy_(0, self.step.long().view(1), loss.detach().unsqueeze(0))
 
+    def rehearse(self) -> None:
+        """A step and the exams, for the sake of what they compile."""
+        self._train_once()
+        self.examine()
+
     def _record(self):
         """Some steps, and then a graph of one: what is compiled must be so before."""
         side = torch.cuda.Stream()

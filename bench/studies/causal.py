@@ -36,7 +36,7 @@ ABOUT = "causal steps, chunks, segments and chains: times beside floors, registe
 
 FULL = timing.Sampling(least=5, most=30, budget_s=0.06, warm_up=2)
 QUICK = timing.Sampling(least=3, most=10, budget_s=0.03, warm_up=1)
-FULL_S, QUICK_S = 54.0, 16.0  # after these seconds no further measurement is begun
+FULL_S, QUICK_S = 54.0, 12.0  # after these seconds no further measurement is begun
 H, N, D = 8, 65536, 64
 BATCHES = (8, 1)
 QUICK_CHUNKS = ((64, 4), (128, 8))
@@ -44,6 +44,7 @@ CHUNKS = ((64, 4), (128, 8), (64, 8), (128, 4), (256, 8))  # (tokens of a chunk,
 NARROW = ((32, 4), (16, 4))  # apart, in a process that may be lost
 SEGMENTS = {8: (1, 2, 4, 8, 16, 32, 64), 1: (1, 4, 16, 32, 64, 128, 256)}
 LINKS = (64, 128, 256, 512, 1024, 2048, 4096)
+QUICK_LINKS = LINKS[2:6:2]
 
 
 def step_functions() -> dict[str, tuple[Callable, truth.Function]]:
@@ -171,7 +172,9 @@ def steps(watch: Watch):
         given = watch.qkv(watch.batches[0])
         ways = [functions[name][0] for name in (*(s.name for s in STEPS if s.kernels), "library")]
         ways += [partial(segmented.forward, chunk=c, num_warps=w) for c, w in QUICK_CHUNKS]
-        compiled.at_once([partial(way, *given) for way in ways])
+        ways += [partial(chained.forward, segment=n) for n in QUICK_LINKS]
+        chains = [partial(order.chain, 64, n, watch.device, 1000) for n in order.NUMBERINGS]
+        compiled.at_once([*(partial(way, *given) for way in ways), *chains])
     with ExitStack() as stack:
         ran = {
             (step.name, kernel): stack.enter_context(compiled.caught(getattr(module, kernel)))
@@ -262,7 +265,7 @@ def segment_counts(watch: Watch):
 def links(watch: Watch):
     """The tokens of a segment of the chain."""
     for B in watch.shapes():
-        lengths = LINKS[2:6:2] if watch.quick else LINKS
+        lengths = QUICK_LINKS if watch.quick else LINKS
         calls = {
             n: lambda q, k, v, n=n: chained.forward(q, k, v, segment=n)
             for n in lengths

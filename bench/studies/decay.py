@@ -41,7 +41,7 @@ LENGTHS = tuple(2**i for i in range(12, 19))
 HORIZONS = (1, 4, 16, 64, 256, 1024, 4096, None)
 FULL = Sampling(least=5, most=40, budget_s=0.25)
 QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
-FULL_S, QUICK_S = 130.0, 15.0  # after these seconds nothing further is begun
+FULL_S, QUICK_S = 130.0, 10.0  # after these seconds nothing further is begun
 
 READY = Function("linear", feature_map="identity", normalize=False)
 ELU = FEATURE_MAPS["elu"]

@@ -44,7 +44,7 @@ CHECKPOINTS = tuple(4**i for i in range(4, 11))  # 256 … 1M
 QUICK_MOST = 2**16
 SAMPLING = Sampling(least=5, most=60, budget_s=0.1)  # of a hundred rows
 QUICK = Sampling(least=3, most=15, budget_s=0.05, warm_up=1)
-FULL_S, QUICK_S = 50.0, 15.0  # after these seconds nothing further is begun
+FULL_S, QUICK_S = 50.0, 10.0  # after these seconds nothing further is begun
 
 
 def measure(quick: bool, say) -> list[dict]:

@@ -59,7 +59,7 @@ class Extent:
     budget_s: float  # after it no further length is begun
 
 
-FULL_S, QUICK_S = 46.0, 11.0
+FULL_S, QUICK_S = 46.0, 9.0
 FULL = Extent(
     lengths=(*(2**i for i in range(9, 17)), 2**18, 2**20, 2**22),  # 512 … 64K, 256K, 1M, 4M
     longest_call_ms=600.0,

@@ -22,10 +22,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from .. import quality
+from .. import compiled, quality
 from ..quality import HEADS, HYBRID, LAYERS, MIXERS, Plan, Training
 from ..runner import one_line
 
@@ -34,7 +35,7 @@ ABOUT = "quality of small models by mixer: recall, copying, text (in full, some 
 DEVICE = "cuda"
 # After so many seconds no group is begun, and its row says so. With the limit of `quality-lengths`
 # that leaves a quarter of an hour for both.
-LIMIT_S, QUICK_S = 520, 30
+LIMIT_S, QUICK_S = 520, 20
 
 RATES = (2e-2, 1e-2)
 STATE = {"elu": (1, 2, 4, 8, 16), "learned φ": (1, 2, 4, 8, 16), "softmax": (16,)}  # heads
@@ -94,12 +95,32 @@ def measure(quick: bool, say) -> list[dict]:
     train, held = (len(quality.text_bytes(held)) for held in (False, True))
     rows = [{"what": "text", "bytes": train, "held_bytes": held}]
     over = time.monotonic() + (QUICK_S if quick else LIMIT_S)
-    for N in STEP_LENGTHS[:: 6 if quick else 1]:  # the shortest and the longest
+    lengths = STEP_LENGTHS[:: 6 if quick else 1]  # the shortest and the longest
+    if quick:
+        compile_all(groups(quick), lengths)
+    for N in lengths:
         for mixer in QUICK_MIXERS:
             rows.append(step_time(mixer, N))
             free()
         say(f"steps of N = {N}")
     return rows + train_all(groups(quick), over, say)
+
+
+def compile_all(wanted: list[Group], lengths) -> None:
+    """Rehearse what is trained, several models at a time: compiling takes longer than training."""
+
+    def rehearse(task, mixer, plan):
+        Training(task, mixer, plan, DEVICE).rehearse()
+
+    models = [(g.task(g.length), g.mixer, g.plan) for g in wanted]
+    models += [(quality.text_task(N), m, step_plan(N)) for N in lengths for m in QUICK_MIXERS]
+    # the one that compiles nothing last: the first call is made alone, to set Triton up
+    models.sort(key=lambda model: model[1] == "softmax")
+    compiled.at_once([partial(rehearse, *model) for model in models])
+
+
+def step_plan(N: int) -> Plan:
+    return Plan(24, max(1, STEP_TOKENS // N), seeds=(0,))
 
 
 def train_all(wanted: list[Group], over: float, say) -> list[dict]:
@@ -190,9 +211,9 @@ def by_rate(rows: list[dict]) -> dict[float, float | None]:
 
 def step_time(mixer: str, N: int) -> dict:
     """Time of one training step of one model, by length."""
-    about = {"what": "step", "mixer": mixer, "N": N, "batch": max(1, STEP_TOKENS // N)}
+    plan = step_plan(N)
+    about = {"what": "step", "mixer": mixer, "N": N, "batch": plan.batch}
     try:
-        plan = Plan(24, about["batch"], seeds=(0,))
         training = Training(quality.text_task(N), mixer, plan, DEVICE)
         training.advance(8)
         return about | {"status": "ok", "reason": None, "step_ms": training.advance(16)}

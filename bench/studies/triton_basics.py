@@ -29,7 +29,7 @@ ABOUT = "first Triton kernels: times and floors, tiles, warps and stages, and th
 
 FULL = timing.Sampling(least=5, most=40, budget_s=0.08, warm_up=2)
 QUICK = timing.Sampling(least=3, most=12, budget_s=0.03, warm_up=1)
-FULL_S, QUICK_S = 56.0, 17.0  # after these seconds no further measurement is begun
+FULL_S, QUICK_S = 56.0, 12.0  # after these seconds no further measurement is begun
 EXCERPTS = {
     "ttir": r"tt\.get_program_id|tt\.load|tt\.store|arith\.addf|tt\.dot ",
     "ttgir": r"^#\w+|tt\.load|tt\.store|arith\.addf|warp_group_dot |tt\.dot |async_copy_global",

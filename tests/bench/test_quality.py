@@ -311,6 +311,25 @@ def test_the_study_gives_rows_that_a_study_can_hold(tiny_groups):
     assert found.one(what="text")["held_bytes"] > 1000
 
 
+def test_what_is_trained_in_quick_form_is_rehearsed_ahead(tiny_groups, monkeypatch):
+    calls, rehearsed = [], []
+    monkeypatch.setattr(study.compiled, "at_once", lambda given: [call() for call in given])
+    real = Training.rehearse
+
+    def rehearse(self):
+        real(self)
+        rehearsed.append((self.models.name, self.task.length, int(self.step)))
+
+    monkeypatch.setattr(Training, "rehearse", rehearse)
+    monkeypatch.setattr(study, "step_time", lambda mixer, N: calls.append((mixer, N)) or {})
+    monkeypatch.setattr(study, "train_all", lambda wanted, over, say: [])
+    two = study.groups(True)[:2]
+    monkeypatch.setattr(study, "groups", lambda quick: two)
+    study.measure(True, lambda text: None)
+    assert set(calls) <= {(name, N) for name, N, _ in rehearsed} and calls
+    assert rehearsed[0][0] != "softmax" and rehearsed[-1] == ("softmax", 16, 1)
+
+
 def test_where_no_time_is_left_the_rows_say_so(tiny_groups, monkeypatch):
     monkeypatch.setattr(study, "LIMIT_S", -1)
     monkeypatch.setattr(study, "step_time", lambda mixer, N: {"what": "step"})

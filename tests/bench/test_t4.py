@@ -26,7 +26,7 @@ LIBRARY = ("sdpa", "eager", "math", "tiled", "matmul", "torch", "cache", "in-tur
 NEED_SM_80 = ("sdpa-flash", "sdpa-cudnn", "cache-flash", "cache-cudnn")  # and fail at once there
 OTHER_COLUMNS = {"p20_ms", "p80_ms", "host_ms", "floor_ms", "copy_ms", "first_call_ms"}
 # What the studies of all pages may take together in a build on a GPU, which is to end in minutes.
-LIVE_S = 150.0
+LIVE_S = 110.0
 # Studies that take a part of the length on a GPU older than sm_80.
 SHORTER = {"journey": 1 / 8}
 RECORDED = sorted({path.stem for path in studies.DIRECTORY.glob("*h100*/*.json")})
