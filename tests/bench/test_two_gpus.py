@@ -185,3 +185,18 @@ def test_every_figure_of_a_study_has_a_switch_between_them(what, planted):
     assert figure.alt.startswith("NVIDIA H100 80GB HBM3: ") and figure.alt.endswith(alone.alt)
     assert figure.provenance.count("ecorded on NVIDIA H") == 2
     assert all(re.search(r"\d", alt) for alt in figure.alts.values())
+
+
+@pytest.mark.parametrize("what", STUDIES)
+def test_what_is_recorded_of_several_gpus_is_drawn_of_each(what):
+    name, draw = STUDIES[what]
+    shown = bench.studies.recorded(name)
+    if len(shown) == 1:
+        pytest.skip("recorded of one GPU")
+    figure = draw(shown)
+    figure.plotly()
+    assert {t["meta"][0] for t in figure.data} == set(range(len(shown)))
+    for g, study in enumerate(shown):
+        alts = [alt for key, alt in figure.alts.items() if key.split(",")[0] == str(g)]
+        assert all(alt.startswith(f"{study.provenance.gpu}: ") for alt in alts)
+        assert any(re.search(r"\d", alt.split(": ", 1)[1]) for alt in alts)
