@@ -234,7 +234,8 @@ def table(study: Study, B: int) -> tables.Table:
     if not cells:
         return tables.Table(["nothing was measured"], [], study.line)
     heads = ["order", "way", "forward [ms]", "copy / time", "+ backward [ms]", "copy / time"]
-    return tables.Table(heads, cells, f"(B, 8, 64K, 64), B = {B}; {study.line}.")
+    caption = f"(B, 8, 64K, 64), B = {B}; {study.line}."
+    return tables.Table(heads, cells, caption, words=("way",))
 
 
 ERRORS = {
