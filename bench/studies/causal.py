@@ -45,6 +45,7 @@ NARROW = ((32, 4), (16, 4))  # apart, in a process that may be lost
 SEGMENTS = {8: (1, 2, 4, 8, 16, 32, 64), 1: (1, 4, 16, 32, 64, 128, 256)}
 LINKS = (64, 128, 256, 512, 1024, 2048, 4096)
 QUICK_LINKS = LINKS[2:6:2]
+PATIENCE = 100_000  # looks at the program before, after which a program gives up
 
 
 def step_functions() -> dict[str, tuple[Callable, truth.Function]]:
@@ -173,7 +174,7 @@ def steps(watch: Watch):
         ways = [functions[name][0] for name in (*(s.name for s in STEPS if s.kernels), "library")]
         ways += [partial(segmented.forward, chunk=c, num_warps=w) for c, w in QUICK_CHUNKS]
         ways += [partial(chained.forward, segment=n) for n in QUICK_LINKS]
-        chains = [partial(order.chain, 64, n, watch.device, 1000) for n in order.NUMBERINGS]
+        chains = [partial(order.chain, 64, n, watch.device, PATIENCE) for n in order.NUMBERINGS]
         compiled.at_once([*(partial(way, *given) for way in ways), *chains])
     with ExitStack() as stack:
         ran = {
@@ -282,7 +283,7 @@ def orders(watch: Watch):
     """A chain of programs that all fit on the GPU, and one that does not."""
     for programs in (64, 8192) if watch.device == "cuda" else (4, 8):
         for numbering in order.NUMBERINGS:
-            patience = 100_000 if watch.device == "cuda" else 10
+            patience = PATIENCE if watch.device == "cuda" else 10
             vain, late = [], []
             for _ in range(3):
                 started, gave_up = order.chain(programs, numbering, watch.device, patience)

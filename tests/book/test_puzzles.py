@@ -342,6 +342,27 @@ def test_on_a_gpu_the_counting_begins_with_the_first_case_that_is_right(monkeypa
     assert together == 2 * [len(puzzles.PUZZLES["normalizer"].cases)]
 
 
+def test_a_page_prepares_the_puzzles_whose_bytes_are_counted(monkeypatch):
+    asked = []
+    monkeypatch.setattr(puzzles, "DEVICE", "cuda")
+    monkeypatch.setattr(puzzles.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(puzzles, "COUNTED", {})
+    monkeypatch.setattr(puzzles, "count_apart", lambda *a: asked.append(a) or {"failed": "no"})
+    pages = [p.read_text() for p in puzzles.HERE.parent.glob("*.md")]
+    for page in pages:
+        solved = re.findall(r'^check\("(\w+)", solution=True\)', page, re.M)
+        counted = [name for name in solved if puzzles.PUZZLES[name].budget]
+        given = re.findall(r"^prepare\((.*)\)", page, re.M)
+        assert re.findall(r"\w+", "".join(given)) == counted
+        puzzles.prepare(*counted)
+    assert [f.result() for f in puzzles.COUNTED.values()] == len(asked) * [{"failed": "no"}]
+    assert len(asked) > 3 and {solution for _, solution in asked} == {True}
+    monkeypatch.setattr(puzzles.os, "cpu_count", lambda: 2)
+    puzzles.COUNTED.clear()
+    puzzles.prepare("normalizer")
+    assert not puzzles.COUNTED
+
+
 @pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
 def test_speed_is_a_share_of_the_librarys(times, good, monkeypatch):
     """As on a GPU: `times` are those of the kernel and of the library's."""
