@@ -11,8 +11,9 @@ ends within 20 seconds, which a chapter that is executed on a GPU waits for: whe
 limit, after QUICK_S seconds nothing further is begun. In full it ends within 60 as a rule. Some
 take longer in full, and say so; pages show those as recorded.
 
-A study for several GPUs says `GPUS = 2`: where there are fewer it is measured only by its name, so
-that it does not take the place of what several recorded. The name of a study is that of its module,
+A study for several GPUs says `GPUS = 2`: where there are fewer it is measured only by its name on
+the command line, and pages show it as recorded, so that it does not take the place of what several
+recorded. The name of a study is that of its module,
 with `-` for `_`.
 """
 
@@ -110,10 +111,14 @@ def about(name: str) -> str:
 
 def for_this_machine() -> list[str]:
     """The studies for which there are GPUs enough here."""
+    return list(filter(enough_gpus, names()))
+
+
+def enough_gpus(name: str) -> bool:
+    """Whether there are as many GPUs here as a study asks for."""
     from torch.cuda import device_count
 
-    here = device_count()
-    return [name for name in names() if getattr(_module(name), "GPUS", 0) <= here]
+    return getattr(_module(name), "GPUS", 0) <= device_count()
 
 
 def run(name: str, quick: bool = False, command: str = "", say: Callable = print) -> Study:
@@ -205,13 +210,15 @@ def beside(study: Study, directory=None) -> list[Study]:
 
 
 def study(name: str, directory=None) -> Study:
-    """What a chapter shows: measured here if there is a GPU, else what is recorded.
+    """What a chapter shows: measured here if there are GPUs for it, else what is recorded.
 
     The chapters of one build measure a study once.
     Raises BenchError where there is neither a GPU nor a record.
     """
     why = "there is no GPU here"
-    if hardware.has_gpu():
+    if hardware.has_gpu() and not enough_gpus(name):
+        why = "there are fewer GPUs here than this study asks for"
+    elif hardware.has_gpu():
         try:
             return _once(name)
         except Exception as problem:  # the page then shows the record, and says why

@@ -106,6 +106,23 @@ def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
     assert studies.recorded("example", tmp_path)[0].column("n") == [1, 2]
 
 
+def test_with_fewer_gpus_than_a_study_asks_for_a_page_shows_the_record(
+    example, tmp_path, monkeypatch
+):
+    module = studies.import_module("example")
+    monkeypatch.setattr(module, "GPUS", 2, raising=False)
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    here = [1]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here[0])
+    with pytest.raises(BenchError, match="fewer GPUs here than this study asks for"):
+        studies.study("example", tmp_path)
+    studies.write(example, tmp_path)
+    assert not studies.study("example", tmp_path).live
+    here[0] = 2
+    assert studies.study("example", tmp_path).live
+
+
 def test_the_chapters_of_a_build_measure_a_study_once(example, tmp_path, monkeypatch):
     monkeypatch.setenv(studies.SHARED, str(tmp_path / "build" / "live.json"))
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
