@@ -103,6 +103,7 @@ class Chained(NamedTuple):
     rows: int  # rows of one step of its loops
     fewest: int  # heads from which the links are not what it waits for
     kept: int  # segments from one state that is kept for the backward pass to the next
+    part: int = 16  # segments, at most, of a part that is mild or not, see `decay_chained.py`
 
     def options(self, device: torch.device) -> dict:
         """How it is compiled: three programs to a multiprocessor; the interpreter has no choice."""
@@ -149,7 +150,7 @@ def parts_of_chain(N: int, unit: int) -> tuple[int, int]:
 
     Parts are cut as `decay.part_of` cuts them, in multiples of `unit`.
     """
-    parts = cdiv(N, 16 * CHAINED.segment)
+    parts = cdiv(N, CHAINED.part * CHAINED.segment)
     while (rows := cdiv(cdiv(N, parts), unit) * unit) % CHAINED.segment:
         parts += 1
     return parts, rows // CHAINED.segment

@@ -18,8 +18,8 @@ each program takes the parts that are its own.
 Between chunks there is the state of each part of a head: `decay_state_kernel` sums the parts,
 `decay_combine_kernel` turns the sums into what came before, `decay_output_kernel` writes outputs.
 
-Where `chained.py` is the faster way without a decay, `decay_chained.py` is with one: it writes the
-outputs of what is mild, and the state before each part; only the other kernel is then launched.
+Where `chained.py` is the faster way without a decay, `decay_chained.py` is with one and a
+normalizer: it writes the outputs of parts that are mild, and leaves the others to the kernel here.
 
 In both directions the mask is symmetric, M_tj = exp(-|G_t - G_j|): a second run goes from the last
 row to the first and leaves out the diagonal, which the first has counted. Such a run counts its own
@@ -527,7 +527,7 @@ def forward(
         below = q.new_empty((B, H, N), dtype=torch.float32)
     if save and normalize:
         inverse = q.new_empty((B, H, N), dtype=torch.float32)
-    chained = is_causal and cu_seqlens is None and configs.chained_is_faster(q, k, v)
+    chained = is_causal and normalize and cu_seqlens is None and configs.chained_is_faster(q, k, v)
     for half in (0,) if is_causal else (1, 2):
         run = Run(q, k, v, decay, cu_seqlens, feature_map, normalize, parts, half)
         tile, tiles = run.tile("decay_output_kernel")
@@ -537,9 +537,8 @@ def forward(
             sums = run.sums(span, run.parts)
             states = q.new_empty((run.parts, S, Hk, D * DV + D), dtype=torch.float32)
             decay_chained.forward(
-                q, k, v, sums, states, o, total, inverse, initial, in_part,
-                feature_map, normalize, scale, eps,
-            )  # fmt: skip
+                q, k, v, sums, states, o, total, inverse, initial, in_part, feature_map, eps
+            )
         else:
             span = tile.rows
             sums = run.sums(span)

@@ -56,6 +56,7 @@ KNOWN = [
     ((90,), "bfloat16", "causal_output_kernel", [(128, 128), (256, 64)]),
     ((90,), "bfloat16", "causal_backward_query_kernel", [(256, 64)]),
     ((90,), "bfloat16", "causal_backward_key_kernel", [(64, 64), (128, 128), (256, 64)]),
+    ((90,), "bfloat16", "decay_chained_kernel", [(None, None)]),  # with 1 / d for a backward pass
     ((90,), "bfloat16", "decay_output_kernel", [(128, 128), (256, 64)]),
     ((90,), "bfloat16", "decay_backward_query_kernel", [(64, 64), (128, 64), (128, 128)]),
     ((90,), "bfloat16", "decay_backward_key_kernel", [(64, 64), (128, 64), (128, 128), (256, 64)]),
@@ -96,6 +97,7 @@ def compile_for(arch: int, dtype: str, shapes: list) -> None:
         configs,
         decay,
         decay_backward,
+        decay_chained,
         decode,
         short,
     )
@@ -116,6 +118,9 @@ def compile_for(arch: int, dtype: str, shapes: list) -> None:
         configs.SHORT = 0
         if arch == 90 and dtype == "bfloat16" and D == Dv == 64:
             chained.forward(q, k, v, state, "elu", True, 1.0, 1e-6, True)
+            inverse = sums = torch.zeros(2, 2, N)
+            given = q, k, v, sums, state[None], torch.zeros_like(q), state
+            decay_chained.forward(*given, inverse, state, 1, "elu", 1e-6)
         o, after, kept = causal.forward(q, k, v, **forward, save=True)
         causal.backward(q, k, v, state, after, kept, o, state, **options, eps=1e-6)
         g = torch.zeros(2, 2, N)

@@ -25,7 +25,6 @@ EXPECTED = {
     "causal_backward_key_kernel",
     "step_kernel",
     "short_kernel",
-    "chained_kernel",
     "decay_state_kernel",
     "decay_combine_kernel",
     "decay_output_kernel",
@@ -34,6 +33,7 @@ EXPECTED = {
     "decay_gradient_kernel",
     "decay_sums_kernel",
 }
+CHAINED = {"chained_kernel", "decay_chained_kernel"}  # heads of 64 in bfloat16, on an H100 only
 # GPU, dtype, and (D, Dv, N); all tiles are full, and so without a mask, if N is 1024
 CASES = [
     (80, "bfloat16", [(64, 64, 1000), (64, 128, 1000)]),
@@ -50,8 +50,8 @@ def test_every_kernel_compiles_and_fits(case):
     """And none spills but those that are known to, which do, by the compiler they are known of."""
     arch, dtype, shapes = case
     rows = compile_all.rows_of(arch, dtype, shapes)
-    # the chained kernel takes powers of two, and runs on an H100 only
-    assert {row["kernel"].split()[0] for row in rows} | {"chained_kernel"} == EXPECTED
+    chained = CHAINED if (arch, dtype) == (90, "bfloat16") else set()
+    assert {row["kernel"].split()[0] for row in rows} == EXPECTED | chained
     wrong, noted = compile_all.faults(rows)
     print(*noted, sep="\n")
     assert not wrong, "\n".join(wrong)
@@ -63,7 +63,7 @@ def test_every_kernel_compiles_and_fits(case):
 def test_heads_that_do_not_fill_a_tile_fit(arch, dtype, shape):
     """Their masks take registers too, so that more of them spill than SPILLS says of full ones."""
     rows = compile_all.rows_of(arch, dtype, [(*shape, 1000)])
-    assert {row["kernel"].split()[0] for row in rows} | {"chained_kernel"} == EXPECTED
+    assert {row["kernel"].split()[0] for row in rows} == EXPECTED
     for row in rows:
         assert row["registers"] and row["shared"] <= SHARED[arch] * 1024, row
 
