@@ -151,9 +151,9 @@ def parts_of_chain(N: int, unit: int) -> tuple[int, int]:
     Parts are cut as `decay.part_of` cuts them, in multiples of `unit`.
     """
     parts = cdiv(N, CHAINED.part * CHAINED.segment)
-    while (rows := cdiv(cdiv(N, parts), unit) * unit) % CHAINED.segment:
+    while (rows := cdiv(cdiv(N, parts), unit) * unit) % CHAINED.segment and parts > 1:
         parts += 1
-    return parts, rows // CHAINED.segment
+    return parts, cdiv(rows, CHAINED.segment)
 
 
 @functools.cache
