@@ -10,8 +10,9 @@ The kernels are those of one GPU, where both orders take two passes as well: the
 between, and no row is read once more than there. The backward pass has the same shape; in the
 causal one the gradients of the states come from the ranks behind.
 
-With `overlap`, batch or heads are cut in two, and the state of one half travels while the other
-half is computed.
+With `overlap=True`, batch or heads are cut in two, and the state of one half travels while the
+other half is computed. Between the GPUs of one machine that was slower at every length that was
+measured, and so a call computes its piece as a whole unless it is told otherwise.
 
 Sums run in the order of the ranks: two runs with as many ranks agree bit for bit, as far as the
 backend's all-reduce does.
@@ -50,7 +51,7 @@ def sequence_parallel_attention(
     return_state: bool = False,
     enable_gqa: bool = False,
     group=None,
-    overlap: bool = True,
+    overlap: bool = False,
     check: bool = True,
     timeout: float = TIMEOUT,
 ):
@@ -71,8 +72,9 @@ def sequence_parallel_attention(
         group: the process group, None for the default one. It carries tensors of q's device: NCCL
             those of GPUs, gloo those of CPUs.
         overlap: cut the batch, or the heads if B is 1, in two halves, and compute one while the
-            state of the other travels. Between GPUs that NVLink joins, False is faster: an
-            exchange takes less time there than it costs to have two halves.
+            state of the other travels. Between GPUs that NVLink joins that is slower: an exchange
+            takes less time there than it costs to have two halves. Where it takes longer, as
+            between machines, it may be faster; measure it there.
         check: first compare with the other ranks what the call is. Without it a call costs the
             host less, and ranks that disagree wait for each other for ever.
         timeout: seconds to wait for the other ranks to make this call, or to run its backward pass.
@@ -386,7 +388,7 @@ class _Attention(torch.autograd.Function):
         for of_q, of_k in pieces:
             first = None if initial is None else initial[of_k].contiguous()
             mine, sums = _local_state(k[of_k], v[of_k], first, q[of_q].shape[1], options)
-            entry.agree(terms)  # while the GPU is at work on the first piece
+            entry.agree(terms)  # in the first turn, while the GPU is at work
             states.append(sums)
             arrivals.append(link.start(mine, add=not is_causal))
 

@@ -21,6 +21,7 @@ from kernels import (
     configs,
     launch,
     ops,
+    sequence_parallel,
     sequence_parallel_attention,
 )
 
@@ -79,20 +80,27 @@ CASES = {
     for causal in (False, True)
     for name, case in {
         "two": {"members": (0, 1), "lengths": (40, 40), "initial": True},
-        "two-uneven": {
-            "members": (0, 1), "lengths": (51, 19), "heads": (2, 2), "sizes": (16, 24), "B": 3,
-            "options": {"normalize": False, "scale": 0.5},
+        "two-overlap": {
+            "members": (0, 1), "lengths": (40, 40), "initial": True, "options": {"overlap": True},
         },
-        "two-in-one-piece": {
+        "two-uneven-overlap": {
+            "members": (0, 1), "lengths": (51, 19), "heads": (2, 2), "sizes": (16, 24), "B": 3,
+            "options": {"normalize": False, "scale": 0.5, "overlap": True},
+        },
+        "two-with-one-head": {  # which overlap cannot cut in two
             "members": (0, 1), "lengths": (9, 30), "heads": (2, 1), "dtype": torch.bfloat16,
-            "options": {"overlap": False, "check": False, "feature_map": "relu"},
+            "options": {"overlap": True, "check": False, "feature_map": "relu"},
         },
         "two-cut-otherwise": {"members": (0, 1), "lengths": (70, 80), "other_parts": True},
         "three": {
             "members": (0, 1, 2), "lengths": (20, 0, 33), "options": {"feature_map": squares},
         },
-        "four": {"members": (0, 1, 2, 3), "lengths": (0, 17, 1, 40), "initial": True},
-        "others": {"members": (1, 3), "lengths": (33, 5)},
+        "four": {"members": (0, 1, 2, 3), "lengths": (0, 17, 1, 40)},
+        "four-overlap": {
+            "members": (0, 1, 2, 3), "lengths": (0, 17, 1, 40), "initial": True,
+            "options": {"overlap": True},
+        },
+        "others": {"members": (1, 3), "lengths": (33, 5), "B": 2},
         "group-of-hosts": {
             "members": (0, 2), "lengths": (5, 9), "kernels": False, "beside": True,
         },
@@ -178,7 +186,7 @@ def wrong(what, rank, group, device, leave):
 
 
 def run_case(case, rank, group, device):
-    """What one member of a case gets: o, state, and gradients, on the CPU."""
+    """What one member of a case gets: o, state, gradients, and how often it sent its states."""
     i = case.members.index(rank)
     q, k, v, do, state = case.inputs()
     of_q, of_k = case.mine(i)
@@ -188,6 +196,7 @@ def run_case(case, rank, group, device):
         state = LinearAttentionState(*(x.to(device).requires_grad_() for x in state))
     else:
         state = None
+    sent = SENT[0]
     o, after = sequence_parallel_attention(
         *tensors, causal=case.causal, initial_state=state, return_state=True,
         enable_gqa=case.heads[0] != case.heads[1], group=group,
@@ -197,7 +206,20 @@ def run_case(case, rank, group, device):
     gradients = torch.autograd.grad(
         o, wanted, do[:, :, of_q].to(device), materialize_grads=True, allow_unused=True
     )
-    return [x.detach().cpu().float().numpy() for x in (o, *after, *gradients)]
+    numbers = (o, *after, *gradients, torch.tensor(SENT[0] - sent))
+    return [x.detach().cpu().float().numpy() for x in numbers]
+
+
+SENT = [0]  # how many exchanges of states this rank has started
+_START = sequence_parallel.Link.start
+
+
+def _counted(*arguments, **options):
+    SENT[0] += 1
+    return _START(*arguments, **options)
+
+
+sequence_parallel.Link.start = _counted
 
 
 def settings(case):

@@ -81,6 +81,15 @@ def test_two_runs_agree_bit_for_bit(name, results):
             assert x.tobytes() == y.tobytes()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_only_what_is_told_to_overlap_sends_halves(name, results):
+    case = CASES[name]
+    present(name, case)
+    halves = name.endswith("-overlap")
+    for first, _ in results[name].values():
+        assert first[-1] == 2 * (1 + halves), "exchanges, forward and backward"
+
+
 def test_the_check_sees_a_piece_that_lacks_what_came_before(results):
     case = CASES["causal-two"]
     by_rank = {rank: list(twice[0]) for rank, twice in results["causal-two"].items()}
