@@ -7,13 +7,15 @@ ranks, also on several machines. Rows, by `what`:
 - `exchange`: a collective operation alone, of `bytes` from each rank: those of the states of the
   heads here, and more of them. `agreement` is the header that the hosts exchange.
 - `gate`: a sequence in uneven pieces against float64, forward and backward.
-- `call`: a sequence of N tokens on so many `ranks`. `way` is "one-gpu" (`linear_attention`),
-  "both" (`sequence_parallel_attention` with overlap and check), "no-overlap" or "no-check"
-  (without that).
+- `call`: a sequence of N tokens on so many `ranks`. `way` is "one-gpu" (`linear_attention`), or
+  says how `sequence_parallel_attention` is called: "no-overlap" is as it comes, "both" with
+  overlap and the check of the header, "no-check" with overlap and without that check.
   `device_ms` is the largest of the ranks' times between two events, taken after a barrier of the
-  GPUs and with the hosts ahead; `eager_ms` the time of a call in a row of calls.
-- `piece`: the same call on a group of one rank, which has nobody to exchange anything with. On a
-  machine with one GPU this is all there is to measure, and it takes fewer lengths.
+  GPUs and with the hosts ahead; `eager_ms` the time of a call in a row of calls, the median of a
+  few rows.
+- `piece`: the same call on a group of one rank, which has nobody to exchange anything with; its
+  `way` is "both", and there is nothing to overlap. On a machine with one GPU this is all there is
+  to measure, and it takes fewer lengths.
 
 `sent_bytes` is what a rank sends in the call: its states, forward and backward.
 """
@@ -48,11 +50,15 @@ QUICK_LENGTHS = LENGTHS[2:5:2]
 SENT = tuple(4 * H * SIZE * 8**i for i in range(4))  # bytes of each rank in an exchange: 130 KiB …
 GATED = 2**16  # tokens
 PIECES = (0.31, 0.5, 0.19)  # of a rank, in turn, and then made to add up
-WAYS = {"both": {}, "no-overlap": {"overlap": False}, "no-check": {"check": False}}
+WAYS = {
+    "both": {"overlap": True}, "no-overlap": {}, "no-check": {"overlap": True, "check": False},
+}  # fmt: skip
+AS_IT_COMES = "no-overlap"  # the way to call it at lengths that are not compared
 LIMIT_S, ALONE_LIMIT_S = 140.0, 30.0  # with several GPUs, and with one
 QUICK_S = 20.0
 SAMPLES, QUICK_SAMPLES = 15, 5
-IN_A_ROW = 10  # calls, of which the time of one is taken
+IN_A_ROW, FEW = 10, 2  # calls, of which the time of one is taken; where one takes long
+ROWS = 5  # of calls, of which the median is taken
 PATIENCE_S = 120.0  # for which a rank waits for the others
 
 
@@ -205,18 +211,25 @@ class Ranks:
         return middle, high / low
 
     def eager_time(self, call, n, calls=None) -> float:
-        """ms of one call in a row of calls, of the slowest rank."""
-        dist.barrier(self.hosts)
-        took, calls = 0.0, calls or IN_A_ROW
+        """ms of one call in a row of calls, of the slowest rank: the median of a few such rows.
+
+        A host that is held up once makes one row long and leaves the median alone.
+        """
+        calls, times = calls or IN_A_ROW, []
         if self.rank < n:
             call()
             self.synchronize()
+        for _ in range(ROWS):
+            dist.barrier(self.hosts)
+            if self.rank >= n:
+                continue
             begin = time.perf_counter()
             for _ in range(calls):
                 call()
             self.synchronize()
-            took = (time.perf_counter() - begin) * 1e3 / calls
-        return max(self.all(took))
+            times.append((time.perf_counter() - begin) * 1e3 / calls)
+        times = np.array([t for t in self.all(times) if t])  # [n, ROWS]
+        return float(np.median(times.max(axis=0)))
 
     # --- parts ----------------------------------------------------------------------------------
 
@@ -265,7 +278,7 @@ class Ranks:
             entry.agree({"H": H, "D": D})
 
     def gates(self):
-        """Each order against float64, in uneven pieces of one sequence."""
+        """Each order against float64, in uneven pieces, without overlap and with it."""
         self.passed = {}
         for n in self.groups:
             for causal in (False, True):
@@ -282,21 +295,24 @@ class Ranks:
         ]
         ends = np.cumsum([PIECES[i % 3] for i in range(n)])
         ends = [0, *(int(GATED * e / ends[-1]) for e in ends[:-1]), GATED]
-        errors = {}
+        errors = []
         if self.rank < n:
             rows = slice(ends[self.rank], ends[self.rank + 1])
             *qkv, do = (x[:, :, rows] for x in whole)
-            got = self._gradients(
-                partial(sequence_parallel_attention, group=self.groups[n]), qkv, do, causal
-            )
             one = self._gradients(linear_attention, whole[:3], whole[3], causal)
             exact = self._exact(whole, causal)
-            for name, x, y, z in zip(("o", "dq", "dk", "dv"), got, one, exact, strict=True):
-                z = z[:, :, rows]
-                same = x[:, :2].double(), y[:, :2, rows].double()
-                errors[name] = [float((s - z).norm() / z.norm()) for s in same]
-        errors = [e for e in self.all(errors) if e]
-        worst = {name: max(e[name][0] for e in errors) for name in errors[0]}
+            for overlap in (False, True):
+                call = partial(
+                    sequence_parallel_attention, group=self.groups[n], overlap=overlap
+                )  # fmt: skip
+                got, of_way = self._gradients(call, qkv, do, causal), {}
+                for name, x, y, z in zip(("o", "dq", "dk", "dv"), got, one, exact, strict=True):
+                    z = z[:, :, rows]
+                    same = x[:, :2].double(), y[:, :2, rows].double()
+                    of_way[name] = [float((s - z).norm() / z.norm()) for s in same]
+                errors.append(of_way)
+        errors = [e for of_rank in self.all(errors) for e in of_rank]
+        worst = {name: float(np.max([e[name][0] for e in errors])) for name in errors[0]}  # or NaN
         alone = max(max(e[name][1] for name in e) for e in errors)
         short = str(dtype).removeprefix("torch.")
         wrong = [x for x, e in worst.items() if not e <= gate.tolerance(x, short)]
@@ -359,7 +375,7 @@ class Ranks:
         }  # fmt: skip
         names = ["one-gpu", "both"] if n == 1 else list(WAYS)
         if n > 1 and (self.quick or N not in COMPARED):
-            names = ["both"]
+            names = [AS_IT_COMES]
         for way in names:
             fact = {"way": way, "sent_bytes": 4 * H * SIZE * (1 + backward) * (n > 1)}
             if n == 1 and way == "both":
@@ -386,7 +402,7 @@ class Ranks:
         if problems:
             return {"status": "failed", "reason": problems[0]}
         ms, spread = self.device_times(call, n)
-        eager = self.eager_time(call, n, None if ms < 10 else 3)
+        eager = self.eager_time(call, n, None if ms < 10 else FEW)
         return {"status": "ok", "device_ms": ms, "spread": spread, "eager_ms": eager}
 
     def _call(self, way, n, causal, backward, tensors):

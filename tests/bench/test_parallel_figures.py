@@ -206,6 +206,8 @@ def test_each_claim_is_decided_by_the_times():
     assert slow == [True, False, False, False, True, False, False, False, True, True, False]
     eager = list(decided(rows_of(host=0.0)).values())
     assert eager[8:10] == [False, False]
+    late = list(decided(rows_of(host=5.0)).values())
+    assert late[1:5] == [False, False, False, True]  # strong scaling is judged in a row as well
     gone = [
         r | {"status": "oom"} if (r.get("ranks"), r.get("N")) == (1, 2**24) else r
         for r in rows_of()

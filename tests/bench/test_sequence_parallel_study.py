@@ -1,13 +1,16 @@
 """The study of one sequence over several GPUs, run small by two processes on the CPU."""
 
+import inspect
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench import hardware, studies
+from bench import parallel_figures as figures
 from bench.studies import sequence_parallel as study
-from kernels import ops
+from kernels import ops, sequence_parallel_attention
 
 
 def shrink():
@@ -56,11 +59,38 @@ def test_every_length_is_timed_on_one_rank_and_on_two(rows):
     assert all(r["device_ms"] > 0 and r["eager_ms"] > 0 and r["spread"] >= 1 for r in calls)
     seen = {(r["ranks"], r["N"], r["causal"], r["work"], r["way"]) for r in calls}
     orders = [(c, w) for c in (False, True) for w in ("forward", "forward+backward")]
-    ways = {32: [(1, "one-gpu"), (2, "both")]}
-    ways[64] = ways[32] + [(2, "no-overlap"), (2, "no-check")]
+    ways = {32: [(1, "one-gpu"), (2, "no-overlap")]}
+    ways[64] = ways[32] + [(2, "both"), (2, "no-check")]
     assert seen == {(n, N, *o, way) for N in ways for n, way in ways[N] for o in orders}
     assert len(calls) == len(seen)
     studies.Study("sequence-parallel", hardware.Provenance("", "", "", "", "", ""), rows)
+
+
+def test_each_way_is_called_as_its_name_says_whatever_the_default():
+    calls = inspect.signature(sequence_parallel_attention).parameters
+    comes = {name: calls[name].default for name in ("overlap", "check")}
+    assert {way: {**comes, **options} for way, options in study.WAYS.items()} == {
+        "both": {"overlap": True, "check": True},
+        "no-overlap": {"overlap": False, "check": True},
+        "no-check": {"overlap": True, "check": False},
+    }
+    assert study.WAYS[study.AS_IT_COMES] == {} and figures.AS_IT_COMES == study.AS_IT_COMES
+
+
+def test_a_host_that_is_held_up_once_is_not_in_the_time_of_a_row(monkeypatch):
+    """And the slowest rank counts; ranks that take no part have no times."""
+    clock, calls = [0.0], []
+
+    def call():
+        calls.append(None)
+        clock[0] += 1e3 if len(calls) == 20 else 1e-3
+
+    monkeypatch.setattr(study.dist, "barrier", lambda group: None)
+    monkeypatch.setattr(study.time, "perf_counter", lambda: clock[0])
+    ranks = SimpleNamespace(rank=0, hosts=None, synchronize=lambda: None)
+    ranks.all = lambda mine: [mine, [1.5 * x for x in mine], []]
+    assert study.Ranks.eager_time(ranks, call, 2) == pytest.approx(1.5)
+    assert len(calls) == 1 + study.ROWS * study.IN_A_ROW > 20
 
 
 def test_what_is_sent_is_a_state_for_each_head(rows):

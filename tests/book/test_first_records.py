@@ -14,7 +14,7 @@ from itertools import product
 
 import pytest
 
-from bench import book, memory, results, roofline, steps, studies, timing
+from bench import book, memory, parallel_figures, results, roofline, steps, studies, timing
 from bench.hardware import ROOT
 from bench.results import Measurement
 from bench.runner import Entry
@@ -118,7 +118,7 @@ def parallel_rows() -> list[dict]:
     rows.append(agreement | {"host_us": 90.0})
     for (causal, work), i in product(ORDERS, range(16, 25)):
         row = {"what": "call", "N": 2**i, "causal": causal, "work": work, "status": "ok"}
-        for ranks, way in ((1, "one-gpu"), (1, "both"), (2, "both"), (2, "no-check")):
+        for ranks, way in ((1, "one-gpu"), (1, "both"), *((2, w) for w in parallel_figures.WAYS)):
             ms = 0.01 + 2**i / ranks / 2**20 + 0.02 * (ranks > 1)
             piece = {"what": "piece"} if (ranks, way) == (1, "both") else {}
             times = {"device_ms": ms, "eager_ms": 2 * ms, "spread": 1.0}
