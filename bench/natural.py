@@ -130,9 +130,9 @@ def rows() -> list[dict]:
     longest = min((max(r.values("N")) for r in race), default=None)
     for what, expected, contender, causal, work in RACED:
         shape = {"causal": causal, "work": work, "N": longest, "B": 8}
-        both = [r.one(contender=contender, **shape) for r in race]
-        if both and all(m and m.ok and not m.unsteady for m in both):
-            found.append(_row(what, expected, *((m.median_ms, m.floor_ms) for m in both)))
+        pair = [r.one(contender=contender, **shape) for r in race]
+        if pair and all(m and m.ok and not m.unsteady for m in pair):
+            found.append(_row(what, expected, *((m.median_ms, m.floor_ms) for m in pair)))
     for what, name, wanted in KERNELS:
         try:
             times = [[one.one(**wanted)[c] for c in COLUMNS[name]] for one in there[name]]
