@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from . import turns
+
 _PARTS = ("comparing", "contenders", "diagrams", "figures", "gate", "hardware", "isolated")
 _PARTS += ("limits", "listings", "live", "memory", "original", "profiling", "reports", "results")
 _PARTS += ("roofline", "runner", "steps", "studies", "style", "tables", "timing", "truth", "tuning")
@@ -41,6 +43,7 @@ def _check_kernels():
 
 
 _check_kernels()
+turns.join()
 
 
 def __getattr__(name):

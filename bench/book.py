@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import hardware, results, style
+from . import hardware, results, style, turns
 from .errors import BenchError
 from .results import Record
 from .roofline import FORWARD, FORWARD_BACKWARD
@@ -77,6 +77,7 @@ def session(directory=None, deadline_s: float = DEADLINE_S, plans=None) -> Sessi
     return Session(best, recorded, f"{why}, so what follows was {best.line}.")
 
 
+@turns.alone()
 def _measure(plans, deadline_s: float) -> tuple[Record | None, str]:
     """(what was measured here, "") or (None, why nothing was)."""
     shared = os.environ.get(SHARED) if plans is None else None

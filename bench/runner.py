@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from . import contenders, floor, gate, hardware, results, truth
+from . import contenders, floor, gate, hardware, results, truth, turns
 from .errors import BenchError
 from .results import Measurement, Record
 from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
@@ -96,6 +96,7 @@ class Entry:
         return Entry(m.experiment, m.contender, m.work, shape)
 
 
+@turns.alone()
 def run(
     *plans: Plan,
     clock=None,

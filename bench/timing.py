@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from . import turns
+
 Call = Callable[[], object]
 
 
@@ -239,6 +241,7 @@ def outlasted(clock, expected_ms: float, host_ms: float) -> bool:
     return host_ms > MARGIN * clock.hold_ms(expected_ms)
 
 
+@turns.alone()
 def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
     """Warm up every lane, then sample them in turns; the lanes hold the result.
 

@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from .. import hardware, results
+from .. import hardware, results, turns
 from ..book import SHARED
 from ..errors import BenchError
 from ..hardware import Provenance
@@ -233,6 +233,7 @@ def study(name: str, directory=None) -> Study:
     return there[0]
 
 
+@turns.alone()
 def _once(name: str) -> Study:
     """Measured here, or by a chapter before this one of the same build."""
     build = os.environ.get(SHARED)

@@ -1,6 +1,7 @@
 """The book's own Sphinx extension: what `_config.yml` cannot say.
 
 `execution` sets the environment that chapters run in and where their outputs are cached,
+`ahead` executes several at once,
 `assets` serves scripts from installed packages, only where a page needs them,
 `repository` finds where the book's source lives,
 `claims` lists the claims of all pages on one,
@@ -12,10 +13,10 @@
 
 from __future__ import annotations
 
-from . import api, assets, claims, execution, notebooks, reading, repository, status
+from . import ahead, api, assets, claims, execution, notebooks, reading, repository, status
 
 
 def setup(app) -> dict:
-    for part in (execution, assets, repository, claims, status, reading, api, notebooks):
+    for part in (execution, ahead, assets, repository, claims, status, reading, api, notebooks):
         part.connect(app)
     return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

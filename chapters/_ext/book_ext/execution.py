@@ -60,6 +60,8 @@ def prepare(app, config) -> None:
     config.nb_execution_cache_path = str(there or cache)
     # The chapters of one build measure the GPU once: see bench/book.py.
     os.environ["BOOK_LIVE_RECORD"] = str(cache / "live.json")
+    # While one measures, the others wait: see bench/turns.py.
+    os.environ["BOOK_TURNS"] = str(cache.parent / "turns")
 
 
 def set_environment(root: Path) -> None:
