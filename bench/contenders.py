@@ -222,9 +222,13 @@ register(
 
 
 def _loop(q, k, v, *, causal):
+    if not causal:  # the first step of chapter 7, which has no causal form
+        from kernels.steps.journey import python_loop
+
+        return python_loop.forward(q, k, v)
     from kernels.reference import recurrent
 
-    return recurrent(q, k, v, causal=causal)
+    return recurrent(q, k, v, causal=True)
 
 
 register(
@@ -233,7 +237,8 @@ register(
         label="Python loop, linear",
         function=LINEAR,
         forward=_loop,
-        note="kernels/reference.py, recurrent: one token after another, in float32",
+        note="one token after another: kernels/steps/journey/python_loop.py, the naive loop of "
+        "chapter 7; causal kernels/reference.py, recurrent",
         available=_book_available,
         longest=1024,
     )

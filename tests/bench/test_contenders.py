@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from bench import contenders, hardware, tables
+from bench import contenders, gate, hardware, tables
 from bench.roofline import Shape
-from bench.runner import Plan
+from bench.runner import Inputs, Plan, prepare
 
 OTHERS = [name for name in contenders.names() if name not in Plan().contenders]
 
@@ -103,6 +103,40 @@ def test_ours_and_fla_in_one_process():
     assert done.stdout.strip().endswith("both"), done.stderr
 
 
+def never_admitted(plans) -> list[str]:
+    """Contenders that every shape of the plans which name them is refused by."""
+    names = {name for plan in plans for name in plan.contenders}
+    return [
+        name
+        for name in sorted(names)
+        if all(
+            contenders.get(name).refusal(shape)
+            for plan in plans
+            if name in plan.contenders
+            for shape in plan.shapes()
+        )
+    ]
+
+
+def test_a_contender_that_is_only_refused_counts_as_not_raced():
+    assert never_admitted([Plan(("book", "loop"), lengths=(4096,))]) == ["loop"]
+    assert never_admitted([Plan(("flash-bla",), orders=(True,))]) == ["flash-bla"]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_loop_is_that_of_chapter_7(causal, monkeypatch):
+    from kernels.steps.journey import python_loop
+
+    seen = []
+    step = python_loop.forward
+    monkeypatch.setattr(python_loop, "forward", lambda *x: seen.append(len(x)) or step(*x))
+    loop = contenders.get("loop")
+    inputs = Inputs(Shape(2, 3, 33, 16, 16, "float32", causal), gradients=False, device="cpu")
+    call, named = prepare(loop, inputs, "forward")
+    assert gate.judge(named(call()), inputs.truth(loop.function), "float32").ok
+    assert seen == ([] if causal else [3])
+
+
 def test_the_study_of_the_field(monkeypatch, record):
     from bench.studies import contenders as study
 
@@ -125,6 +159,7 @@ def test_the_study_of_the_field(monkeypatch, record):
     assert all(r["causal"] for r in gone if r["contender"].startswith("fla-"))
     raced = {name for p in asked for name in p.contenders}
     assert raced == {n for n in contenders.names() if not n.startswith("step-")}
+    assert never_admitted(asked) == []
     assert "flash-bla" in asked[-1].contenders, "what tunes itself for minutes comes last"
     ((quick,),) = study.parts(True)
     assert len(quick.contenders) * len(quick.shapes()) < 10
