@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from . import data_sheets, style, tables
-from .figures import AXIS, CONFIG, LEGEND, MARGIN, TEMPLATE, _colab_loader
+from .figures import AXIS, CONFIG, LEGEND, MARGIN, TEMPLATE, notebook_loader
 from .models import MODELS, Model
 from .results import Record
 from .roofline import FORWARD
@@ -306,7 +306,7 @@ class Explorer:
             "Move a slider: the curves and the table are computed anew.</p>"
             f"{self.table()._repr_html_()}"
             f'<p class="book-provenance">Curves are computed. Points: {html.escape(sources)}.</p>'
-            f"<script>{SCRIPT}</script></div>{_colab_loader()}"
+            f"<script>{SCRIPT}</script></div>{notebook_loader()}"
         )
 
     def _alt(self, sheet) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import contenders, data_sheets, style, tables
+from .book import SHARED
 from .results import Record
 from .roofline import FORWARD, FORWARD_BACKWARD
 
@@ -36,8 +37,27 @@ MARGIN = {"l": 64, "r": 12, "t": 8, "b": 96}
 LEGEND = {"orientation": "h", "x": 0, "y": -0.3, "yanchor": "top"}
 AXIS = {"showline": True, "zeroline": False, "ticks": "outside"}
 CONFIG = {"responsive": True, "displayModeBar": False}
-# Colab shows each output in a frame of its own, without the book's scripts.
-COLAB_PLOTLY = "https://cdn.plot.ly/plotly-3.0.1.min.js"
+# A notebook has none of the site's scripts: an output fetches Plotly, and draws what is not drawn.
+NOTEBOOK_PLOTLY = "https://cdn.plot.ly/plotly-3.0.1.min.js"
+NOTEBOOK_SCRIPT = """
+(() => {
+  const draw = () => {
+    for (const div of document.querySelectorAll(".book-plotly:not(.js-plotly-plot)")) {
+      const spec = JSON.parse(div.querySelector("script").textContent);
+      window.Plotly.newPlot(div, spec.data, spec.layout, spec.config);
+    }
+  };
+  if (window.Plotly) return draw();
+  let library = document.querySelector("script[data-book]");
+  if (!library) {
+    library = document.createElement("script");
+    library.dataset.book = "plotly";
+    library.src = "PLOTLY";
+    document.head.appendChild(library);
+  }
+  library.addEventListener("load", draw);
+})();
+""".replace("PLOTLY", NOTEBOOK_PLOTLY)
 
 SWITCH_SCRIPT = """
 if (!window.bookSwitch) {
@@ -99,11 +119,8 @@ class Figure:
         return go.Figure(data=self.data, layout=self.layout)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        bundle = {"text/html": self.html(), "text/plain": repr(self)}
-        if "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ:
-            # JupyterLab and VS Code draw this by themselves, without the book's scripts
-            bundle["application/vnd.plotly.v1+json"] = self.spec()
-        return bundle
+        # Without Plotly's own type: JupyterLab would draw that one, and it has no switches.
+        return {"text/html": self.html(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         shown = next(iter(self.numbers.values()), "")
@@ -128,7 +145,7 @@ class Figure:
             f'style="min-height: {self.layout["height"]}px">'
             f'<script type="application/json">{spec}</script></div>'
             f'<p class="book-provenance">{html.escape(self.provenance)}</p>{numbers}</div>'
-            f"{_colab_loader()}"
+            f"{notebook_loader()}"
         )
 
     def _selects(self) -> str:
@@ -148,15 +165,15 @@ class Figure:
         return f'<div class="book-switch">{shown}</div><script>{SWITCH_SCRIPT}</script>'
 
 
-def _colab_loader() -> str:
-    if "google.colab" not in sys.modules:
+def notebook_loader() -> str:
+    """What draws a figure in a notebook: on Colab, in JupyterLab and in VS Code.
+
+    It is empty outside a kernel, and in one of the book's build, whose pages bring their own.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if SHARED in os.environ or not hasattr(shell, "kernel"):
         return ""
-    return (
-        f'<script src="{COLAB_PLOTLY}"></script><script>'
-        'document.querySelectorAll(".book-plotly").forEach((div) => {'
-        'const spec = JSON.parse(div.querySelector("script").textContent);'
-        "Plotly.newPlot(div, spec.data, spec.layout, spec.config); });</script>"
-    )
+    return f"<script>{NOTEBOOK_SCRIPT}</script>"
 
 
 def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # What pyproject.toml asks for, and all that the cells of a page import.
 NEEDS = ("torch>=2.9", "triton>=3.5", "numpy>=1.26", "pandas>=2.0", "plotly>=5.24")
-NEEDS += ("matplotlib>=3.7", "pydantic>=2.5")
+NEEDS += ("matplotlib>=3.7", "pydantic>=2.5", "ipywidgets>=7.7")
 
 
 def start(folder: str) -> None:

@@ -4,10 +4,11 @@ import json
 import re
 from dataclasses import replace
 from math import prod
+from types import SimpleNamespace
 
 import pytest
 
-from bench import claims, contenders, data_sheets, figures, readme, style, tables
+from bench import claims, contenders, data_sheets, explorer, figures, readme, style, tables
 from bench.roofline import FORWARD
 from bench.runner import Plan
 
@@ -60,6 +61,21 @@ def test_each_choice_has_its_lines_and_its_text(draw, record, make_record):
     assert [key for key, hidden in shown if not hidden] == [first]
     assert page.count("<select") == len(figure.switches)
     assert "Made-up GPU 2 (recorded)" in page
+
+
+@pytest.mark.parametrize("place", ["kernel", "build", "script"])
+def test_a_notebook_is_shown_the_page_and_what_draws_it(place, record, monkeypatch):
+    shell = SimpleNamespace(kernel="a kernel") if place != "script" else None
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setenv("JPY_SESSION_NAME", "lab.ipynb")
+    monkeypatch.delenv(figures.SHARED, raising=False)
+    if place == "build":
+        monkeypatch.setenv(figures.SHARED, "live.json")
+    for figure in (figures.two([record]), explorer.Explorer([record])):
+        page = figure.html() if isinstance(figure, figures.Figure) else figure._repr_html_()
+        assert (figures.NOTEBOOK_PLOTLY in page) == (place == "kernel")
+    # Plotly's own type would be drawn in its place, with every trace that is shown at first
+    assert set(figures.two([record])._repr_mimebundle_()) == {"text/html", "text/plain"}
 
 
 def test_a_switch_of_one_option_is_hidden(record):

@@ -362,6 +362,7 @@ def test_it_installs_what_the_packages_ask_for():
     text = (ROOT / "pyproject.toml").read_text()
     asked = {need for need in first_cell.NEEDS if f'"{need}"' in text}
     assert asked == set(first_cell.NEEDS)
+    assert "ipywidgets" in map(first_cell.name_of, first_cell.NEEDS), "bench.live imports it"
 
 
 def test_the_notebook_that_installs_runs_alone():
