@@ -652,10 +652,10 @@ def launch_output(
 def backward(
     q, k, v, initial, state, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
 ):  # fmt: skip
-    """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
+    """dq, dk, dv in q's dtype and the gradient of the initial state, None where there is none.
 
-    state is what `forward` returned, do [B, H, N, Dv] has any strides, dstate is the gradient of
-    the returned state or None. Without an initial state, what stands for its gradient is not one.
+    That is [S, Hk, D * Dv + D] float32. state is what `forward` returned, do [B, H, N, Dv] has any
+    strides, dstate is the gradient of the returned state or None.
     """
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
     mean = mean_of_values(state, v.shape[3], q.dtype, normalize)
@@ -663,7 +663,7 @@ def backward(
     if dstate is not None:
         total = total + shift(dstate, mean, 1.0)
     key_gradients(k, v, mean, total, dk, dv, cu_seqlens, feature_map)
-    return dq, dk, dv, total if initial is None else shift(total, mean, -1.0)
+    return dq, dk, dv, None if initial is None else shift(total, mean, -1.0)
 
 
 def query_gradients(q, state, mean, do, dq, cu_seqlens, feature_map, normalize, scale, eps):

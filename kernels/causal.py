@@ -458,10 +458,11 @@ def _kept_before(kept, N, parts):
 def backward(
     q, k, v, initial, state, kept, do, dstate, cu_seqlens, feature_map, normalize, scale, eps
 ):  # fmt: skip
-    """dq, dk, dv in q's dtype and the gradient of the initial state [S, Hk, D * Dv + D] float32.
+    """dq, dk, dv in q's dtype and the gradient of the initial state, None where there is none.
 
-    state and kept are what `forward` returned, do [B, H, N, Dv] has any strides, dstate
-    [S, Hk, D * Dv + D] is the gradient of the returned state or None.
+    That is [S, Hk, D * Dv + D] float32. state and kept are what `forward` returned, do
+    [B, H, N, Dv] has any strides, dstate [S, Hk, D * Dv + D] is the gradient of the returned state
+    or None.
     """
     B, H, N, _ = q.shape
     Hk, DV = v.shape[1], v.shape[3]
@@ -481,14 +482,18 @@ def backward(
     if dstate is not None:
         dstate = spread(shift(dstate, mean, 1.0), H)
     dstates = _states_before(q, do, dstate, tile, parts, feature_map, cu_seqlens, weights=(g, r))
-    dtotal = q.new_empty((S, H, k.shape[3] * (DV + 1)), dtype=torch.float32)
+    dtotal = None
+    if initial is not None:
+        dtotal = q.new_empty((S, H, k.shape[3] * (DV + 1)), dtype=torch.float32)
     key_gradients(
-        q, k, v, mean, do, g, r, dstates, dk, dv, dtotal if initial is not None else None,
+        q, k, v, mean, do, g, r, dstates, dk, dv, dtotal,
         cu_seqlens, tile, parts, feature_map, normalize, scale,
     )  # fmt: skip
+    if initial is None:
+        return dq, dk, dv, None
     if H > Hk:
         dtotal = dtotal.unflatten(1, (Hk, H // Hk)).sum(2)
-    return dq, dk, dv, dtotal if initial is None else shift(dtotal, mean, -1.0)
+    return dq, dk, dv, shift(dtotal, mean, -1.0)
 
 
 def spread(dstate, H):

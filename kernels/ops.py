@@ -485,7 +485,10 @@ def backward(
     scale: float,
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """dq, dk, dv as q, k, v, the gradient of the initial state and of decay, both float32."""
+    """dq, dk, dv as q, k, v, and the gradients of the initial state and of decay, both float32.
+
+    Of what was not given, the gradient is an empty tensor.
+    """
     *found, dinitial, ddecay = _backward(
         q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
         is_causal, feature_map, normalize, scale, eps,
@@ -498,13 +501,9 @@ def _(
     q, k, v, initial, cu_seqlens, decay, state, kept, o, do, dstate,
     is_causal, feature_map, normalize, scale, eps,
 ):  # fmt: skip
-    nothing = q.new_empty(0, dtype=torch.float32)
     return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape),
-        v.new_empty(v.shape),
-        torch.empty_like(state) if decay is None or initial is not None else nothing,
-        nothing if decay is None else q.new_empty(decay.shape, dtype=torch.float32),
+        *(x.new_empty(x.shape) for x in (q, k, v)),
+        *(q.new_empty(0 if x is None else x.shape, dtype=torch.float32) for x in (initial, decay)),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import ON_GPU, qkv, state_for, truth
+from oracle import ON_GPU, qkv, randn, state_for, truth
 
 import kernels
 from kernels import bidirectional, causal, decode, linear_attention, linear_attention_step, ops
@@ -189,6 +189,27 @@ def test_the_registered_operator_keeps_torch_library_s_rules(is_causal, options)
         options.get("normalize", True), 0.25, 1e-6, True,
     )  # fmt: skip
     torch.library.opcheck(ops.forward, arguments)
+
+
+@both_ways
+@pytest.mark.parametrize("given", ["", "initial", "packed", "packed initial", "decay"])
+def test_the_registered_gradient_keeps_them_too(is_causal, given):
+    """And gives a gradient of the initial state and of decay where these are, and only there."""
+    subject = type("F", (), {"dtype": torch.float32})
+    H, Hk = (4, 2) if given == "packed" else (2, 2)  # and once with heads that share a state
+    q, k, v = qkv(subject, N=50, H=H, Hk=Hk)
+    bounds = torch.tensor([0, 7, 7, 50], dtype=torch.int32, device=q.device)
+    bounds = bounds if "packed" in given else None
+    kv, z = state_for(subject, S=1 if bounds is None else 3)
+    initial = torch.cat([kv.flatten(2), z], dim=-1) if "initial" in given else None
+    decay = -randn(1, 2, 50).abs() if given == "decay" else None
+    inputs, options = (q, k, v, initial, bounds, decay), (is_causal, "elu", True, 0.25, 1e-6)
+    o, state, kept = ops.forward(*inputs, *options, True)
+    arguments = (*inputs, state, kept, o, randn(*o.shape, seed=7), None, *options)
+    *_, dinitial, ddecay = ops.backward(*arguments)
+    assert dinitial.shape == ((0,) if initial is None else initial.shape)
+    assert ddecay.shape == ((0,) if decay is None else decay.shape)
+    torch.library.opcheck(ops.backward, arguments)
 
 
 @both_ways
