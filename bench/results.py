@@ -7,7 +7,10 @@ hosts that have no more. It is read through pydantic, which checks it against th
 import json
 import math
 import os
+import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,6 +24,8 @@ MAIN = "nvidia-h100-80gb-hbm3"  # the GPU that the text of the book speaks of
 PARTIAL = ".partial.json"  # what a run under way, or an interrupted one, has so far
 
 STEADY = 1.2  # the most that the 80th percentile may be over the 20th
+
+KEY = ("experiment", "contender", "causal", "work", "B", "H", "N", "D", "Dv", "dtype")
 
 Status = Literal["ok", "wrong", "failed", "not_installed"]
 
@@ -63,7 +68,8 @@ class Measurement:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+            number = isinstance(value, int | float)
+            if number and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value!r}; it has to be finite and not negative")
             if name in ("B", "H", "N", "D", "Dv", "samples") and value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}; it has to be at least 1")
@@ -74,6 +80,9 @@ class Measurement:
                 raise ValueError("status is 'ok' but a time, count, error or `verified` is missing")
             if not 0 < times[0] <= times[1] <= times[2]:
                 raise ValueError(f"p20, median and p80 are not in order: {times}")
+            for name in ("floor_ms", "bytes", "flops"):  # what ratios divide by
+                if not getattr(self, name) > 0:
+                    raise ValueError(f"status is 'ok' but {name} is not above 0")
         else:
             if not self.reason:
                 raise ValueError(f"status is {self.status!r} but there is no reason")
@@ -83,6 +92,11 @@ class Measurement:
                 raise ValueError(
                     f"status is {self.status!r} but it is called unsteady or slow to issue"
                 )
+
+    @property
+    def key(self) -> tuple:
+        """What was measured: no two measurements of a record have the same."""
+        return tuple(getattr(self, name) for name in KEY)
 
     @property
     def ok(self) -> bool:
@@ -120,6 +134,15 @@ class Record:
     live: bool = False
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    def check(self) -> None:
+        """What a file has to hold beside its types; ValueError says what is missing."""
+        check_provenance(self.provenance)
+        if not self.measurements:
+            raise ValueError("it holds no measurement")
+        (key, times), *_ = Counter(m.key for m in self.measurements).most_common(1)
+        if times > 1:
+            raise ValueError(f"{times} measurements of one case: {' '.join(map(str, key))}")
 
     @property
     def line(self) -> str:
@@ -166,6 +189,18 @@ class Record:
             f' "provenance": {line(self.provenance)},\n'
             f' "measurements": [\n  {rows}\n ]}}\n'
         )
+
+
+def check_provenance(provenance: Provenance) -> None:
+    """ValueError where files cannot be named by its slug, or its date is none."""
+    if not re.fullmatch("[a-z0-9-]+", provenance.slug):
+        raise ValueError(f"slug is {provenance.slug!r}; it has to be of a-z, 0-9 and -")
+    try:
+        datetime.strptime(provenance.date, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        raise ValueError(
+            f"date is {provenance.date!r}; it has to be like 2026-01-31T12:00:00Z"
+        ) from None
 
 
 def rounded(value):
@@ -223,7 +258,7 @@ def parse(text: str, name: str) -> Record:
 
 
 def validated(kind: type, text: str, name: str, schema: int):
-    """A dataclass of that kind from JSON text; `name` is what messages call the text."""
+    """A dataclass of that kind from JSON text, checked; `name` is what messages call the text."""
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError:
@@ -240,7 +275,9 @@ def validated(kind: type, text: str, name: str, schema: int):
             f"{name} has schema_version {version!r}; this version of the book reads {schema}."
         )
     try:
-        return replace(TypeAdapter(kind).validate_python(data), live=False)
+        found = replace(TypeAdapter(kind).validate_python(data), live=False)
+        found.check()
+        return found
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -248,6 +285,8 @@ def validated(kind: type, text: str, name: str, schema: int):
         raise BenchError(
             f"{name} does not fit the schema: {where}: {first['msg']}{more}."
         ) from None
+    except ValueError as problem:
+        raise BenchError(f"{name} does not fit the schema: {problem}.") from None
 
 
 def available(directory=None) -> list[str]:

@@ -65,6 +65,10 @@ class Study:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise ValueError(f"{name} is {value!r}; it has to be finite or None")
 
+    def check(self) -> None:
+        """What a file has to hold beside its types; ValueError says what is missing."""
+        results.check_provenance(self.provenance)
+
     @property
     def line(self) -> str:
         """One line of provenance."""

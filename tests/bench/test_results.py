@@ -82,6 +82,16 @@ def refuse(data, **facts):
         (lambda d: d["measurements"][3].update(status="great"), "measurements.3.status"),
         (lambda d: d["measurements"][3].update(B=0), "B is 0"),
         (lambda d: d["measurements"][3].pop("floor_ms"), "is missing"),
+        (lambda d: d["measurements"][3].update(floor_ms=0.0), "floor_ms is not above 0"),
+        (lambda d: d["measurements"][3].update(bytes=0), "bytes is not above 0"),
+        (lambda d: d["measurements"][3].update(flops=0), "flops is not above 0"),
+        (lambda d: d["measurements"][3].update(bytes=-5), "bytes is -5"),
+        (lambda d: d["measurements"].append(d["measurements"][3]), "2 measurements of one case"),
+        (lambda d: d.update(measurements=[], complete=False), "holds no measurement"),
+        (lambda d: d["provenance"].update(slug="../../evil"), "slug is '../../evil'"),
+        (lambda d: d["provenance"].update(slug=""), "slug is ''"),
+        (lambda d: d["provenance"].update(date="yesterday"), "date is 'yesterday'"),
+        (lambda d: d["provenance"].update(date="2026-13-01T00:00:00Z"), "date is '2026-13"),
         (lambda d: d["measurements"][3].pop("verified"), "is missing"),
         (lambda d: d["measurements"][3].update(p20_ms=1e9), "not in order"),
         (lambda d: d["measurements"][3].update(status="wrong"), "there is no reason"),
@@ -155,7 +165,7 @@ def test_share_of_floor_and_host_bound(make_measurement):
 
 def test_unsteady_is_kept_and_absent_where_it_is_not_so(make_measurement, record, tmp_path):
     steady = make_measurement("book", Shape(8, 8, 512), FORWARD)
-    unsteady = replace(steady, p80_ms=2 * steady.p20_ms, unsteady=True)
+    unsteady = replace(steady, N=1024, p80_ms=2 * steady.p20_ms, unsteady=True)
     assert unsteady.spread == pytest.approx(2)
     whole = results.Record(record.provenance, [steady, unsteady])
     assert whole.to_json().count("unsteady") == 1

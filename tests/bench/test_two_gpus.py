@@ -110,7 +110,9 @@ def test_the_musts_are_of_the_h100(session):
 
 def test_a_study_of_both_has_a_panel_for_each(tmp_path):
     def study(facts):
-        where = Provenance(date="2026-01-01", command="", python="3.12", torch="2.11", **facts)
+        where = Provenance(
+            date="2026-01-01T00:00:00Z", command="", python="3.12", torch="2.11", **facts
+        )
         return Study("chunk-size", where, [{"n": 1}])
 
     for facts in (H200, H100):
