@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+from collections import Counter
 from collections.abc import Sized
 from dataclasses import dataclass
 
@@ -60,13 +61,23 @@ class Claim:
             "live": self.live,
         }
 
+    @property
+    def kind(self) -> str:
+        """The admonition that it is shown as."""
+        if self.held is None:
+            return "note"
+        if self.surprising:
+            return "warning"
+        return "tip" if self.held else "important"
+
+    @property
+    def marks(self) -> str:
+        """The attributes of its HTML element: a place to link to, and its facts."""
+        return f'id="{self.anchor}" data-claim="{html.escape(json.dumps(self.facts()))}"'
+
     def _repr_html_(self) -> str:
-        kind = "note" if self.held is None else "warning" if self.surprising else "tip"
-        if self.held is False and not self.surprising:
-            kind = "important"
-        facts = html.escape(json.dumps(self.facts()))
         return (
-            f'<div class="admonition {kind} book-claim" id="{self.anchor}" data-claim="{facts}">'
+            f'<div class="admonition {self.kind} book-claim" {self.marks}>'
             f'<p class="admonition-title">{self.verdict}: {html.escape(self.sentence)}</p>'
             f"<p>{html.escape(self.evidence)}</p>"
             f'<p class="book-provenance">{html.escape(self.source)}</p></div>'
@@ -74,6 +85,32 @@ class Claim:
 
     def __repr__(self) -> str:
         return f"[{self.verdict.upper()}] {self.sentence}\n  {self.evidence}\n  {self.source}"
+
+
+class Claims(list):
+    """Several claims of one source in one box: a line for each, those of special note first."""
+
+    KINDS = ("warning", "note", "important", "tip")  # in this order
+
+    def _repr_html_(self) -> str:
+        shown = sorted(self, key=lambda c: self.KINDS.index(c.kind))
+        counted = Counter(c.verdict for c in shown)
+        title = "; ".join(f"{verdict}: {n} of {len(self)}" for verdict, n in counted.items())
+        lines = "".join(
+            f"<li {c.marks}><strong>{c.verdict}</strong>: {html.escape(c.sentence)}; "
+            f"{html.escape(c.evidence)}</li>"
+            for c in shown
+        )
+        kind = shown[0].kind if shown else "note"
+        sources = " ".join(dict.fromkeys(c.source for c in shown))
+        return (
+            f'<div class="admonition {kind} book-claim">'
+            f'<p class="admonition-title">{title or "Nothing is claimed"}</p><ul>{lines}</ul>'
+            f'<p class="book-provenance">{html.escape(sources)}</p></div>'
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self))
 
 
 def claim(

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from . import contenders, isolated, style, tables
+from .claims import Claims, claim
 from .results import Record
 from .roofline import FORWARD, FORWARD_BACKWARD, Shape, ideal_bytes
 from .runner import Plan
+from .studies import Study
 from .timing import FULL, QUICK, Sampling
 
 FLA_FASTEST = ("fla-chunk", "fla-fused-chunk")  # the third mode takes one token after another
@@ -29,6 +31,7 @@ class Limit:
 
     floor: copy time / time, at least. others: fastest other's time / time, at least.
     crossover: tokens, at most. first: seconds, at most. memory: % of the output, at most.
+    `missed` names a limit that the recorded run is known to miss: the page says why.
     """
 
     kind: str
@@ -38,6 +41,12 @@ class Limit:
     must: float | None
     aim: float | None
     against: tuple[str, ...] = ()
+    missed: bool = False
+
+    @property
+    def more(self) -> bool:
+        """Whether more is better."""
+        return self.kind in ("floor", "others")
 
     @property
     def size(self) -> str:
@@ -51,8 +60,9 @@ class Limit:
         """Which limit is reached: aim, must or no; – where nothing was measured or is asked."""
         if value is None or self.must is None:
             return "–"
-        more = self.kind in ("floor", "others")
-        reached = [value >= limit if more else value <= limit for limit in (self.aim, self.must)]
+        reached = [
+            value >= limit if self.more else value <= limit for limit in (self.aim, self.must)
+        ]
         return "aim" if reached[0] else "must" if reached[1] else "no"
 
 
@@ -61,15 +71,17 @@ def _floor(B, H, N, D, causal, work, must, aim):
     return Limit("floor", what, Shape(B, H, N, D, D, causal=causal), work, must, aim)
 
 
-def _fla(B, work, against, which, must, aim):
+def _fla(B, work, against, which, must, aim, **known):
     shape = Shape(B, 8, 65536, causal=True)
     what = f"causal {style.work_name(work)}, against fla's {which}"
-    return Limit("others", what, shape, work, must, aim, against)
+    return Limit("others", what, shape, work, must, aim, against, **known)
 
 
-def _crossover(B, causal, must, aim):
+def _crossover(B, causal, must, aim, **known):
     what = f"{style.order(causal)} forward, called eagerly: shortest N that beats SDPA"
-    return Limit("crossover", what, Shape(B, 8, LENGTHS[-1], causal=causal), FORWARD, must, aim)
+    return Limit(
+        "crossover", what, Shape(B, 8, LENGTHS[-1], causal=causal), FORWARD, must, aim, **known
+    )
 
 
 FASTEST, CHUNK = "fastest mode, not normalized", "chunk mode, normalized"
@@ -83,12 +95,12 @@ LIMITS = (
     _floor(4, 16, 16384, 128, True, FORWARD, 0.55, 0.80),
     _floor(8, 8, 65536, 64, True, FORWARD_BACKWARD, 0.40, 0.65),
     _fla(8, FORWARD, FLA_FASTEST, FASTEST, 1.05, 1.4),
-    _fla(1, FORWARD, FLA_FASTEST, FASTEST, 3.0, 4.0),
+    _fla(1, FORWARD, FLA_FASTEST, FASTEST, 3.0, 4.0, missed=True),
     _fla(8, FORWARD_BACKWARD, FLA_NORMALIZED, CHUNK, 4.0, 8.0),
     _crossover(8, False, 1024, 256),
-    _crossover(1, False, 2048, 1024),
+    _crossover(1, False, 2048, 1024, missed=True),
     _crossover(8, True, 1024, 256),
-    _crossover(1, True, 2048, 1024),
+    _crossover(1, True, 2048, 1024, missed=True),
     Limit("first", "first call, fresh process, empty Triton cache", None, FORWARD, 4.0, 2.0),
     Limit(
         "memory",
@@ -173,9 +185,7 @@ def _row(limit: Limit, record: Record, first, extra) -> dict:
         "memory": lambda *_: _decide_memory(limit, extra),
     }[limit.kind](limit, record)
     row |= decided
-    row["met"] = limit.met(row["value"])
-    if row.pop("void", False):
-        row["met"] = "void"
+    row.setdefault("met", limit.met(row["value"]))
     return row
 
 
@@ -191,7 +201,7 @@ def _decide_race(limit: Limit, record: Record) -> dict:
     if limit.kind == "floor":
         void = bool(ours.unsteady)
         found |= {"against": "copy", "against_ms": ours.floor_ms, "value": ours.share_of_floor}
-        return found | ({"void": True, "reason": "its times are unsteady"} if void else {})
+        return found | ({"met": "void", "reason": "its times are unsteady"} if void else {})
     others = [record.one(contender=name, **shape) for name in limit.against]
     others = [m for m in others if m is not None]
     good = [m for m in others if m.ok]
@@ -205,7 +215,7 @@ def _decide_race(limit: Limit, record: Record) -> dict:
         "value": best.median_ms / ours.median_ms,
     }
     if ours.unsteady or best.unsteady:
-        return found | {"void": True, "reason": "the times are unsteady"}
+        return found | {"met": "void", "reason": "the times are unsteady"}
     return found
 
 
@@ -234,7 +244,7 @@ def _decide_crossover(limit: Limit, record: Record) -> dict:
         best = min(others, key=lambda m: m.median_ms)
         if ours.median_ms >= best.median_ms:
             if "value" not in found:
-                found["reason"] = f"slower than {best.contender} up to N = {n}"
+                found = {"met": "no", "reason": f"slower than {best.contender} up to N = {n}"}
             break
         found = {
             "value": n,
@@ -272,18 +282,18 @@ def _decide_memory(limit: Limit, extra: list[dict]) -> dict:
 UNITS = {"floor": "", "others": " ×", "crossover": " tokens", "first": " s", "memory": " %"}
 
 
+def _with_unit(kind: str, value: float | None) -> str:
+    """A value of a row of this kind, as tables show it."""
+    if value is None:
+        return "–"
+    text = f"{value:,.0f}" if kind == "crossover" else style.number(value)
+    return f"{text}{UNITS[kind]}"
+
+
 def table(rows: list[dict], line: str) -> tables.Table:
     """The rows for a terminal or a page."""
     cells, notes = [], {}
     for i, r in enumerate(rows):
-        unit = UNITS[r["kind"]]
-
-        def with_unit(value, unit=unit):
-            if value is None:
-                return "–"
-            text = f"{value:,.0f}" if unit == UNITS["crossover"] else style.number(value)
-            return f"{text}{unit}"
-
         against = style.number(r["against_ms"])
         if r["kind"] not in ("floor",) and r["against"]:
             against += f" ({contenders.label(r['against'])})"
@@ -293,9 +303,9 @@ def table(rows: list[dict], line: str) -> tables.Table:
                 r["shape"],
                 style.number(r["time_ms"]),
                 against,
-                with_unit(r["value"]),
-                with_unit(r["must"]),
-                with_unit(r["aim"]),
+                _with_unit(r["kind"], r["value"]),
+                _with_unit(r["kind"], r["must"]),
+                _with_unit(r["kind"], r["aim"]),
                 r["met"],
             ]
         )
@@ -309,4 +319,23 @@ def table(rows: list[dict], line: str) -> tables.Table:
         f"What was reached; {line}.",
         notes,
         words=("work", "shape", columns[3], "met"),
+    )
+
+
+def claims(study: Study) -> Claims:
+    """A claim for each limit: that the study reaches what must be reached.
+
+    What is void or was not measured is not decided.
+    """
+    held = {"aim": True, "must": True, "no": False}
+    return Claims(
+        claim(
+            f"{limit.what}, {limit.size}: {'at least' if limit.more else 'at most'} "
+            f"{_with_unit(limit.kind, limit.must)}{' of copy speed' * (limit.kind == 'floor')}",
+            held.get(row["met"]),
+            "; ".join(filter(None, [_with_unit(limit.kind, row["value"]), row["reason"]])),
+            study,
+            expected=not limit.missed,
+        )
+        for limit, row in zip(LIMITS, study.rows, strict=True)
     )

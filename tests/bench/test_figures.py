@@ -301,6 +301,20 @@ def test_claims_say_whether_they_held_and_where(record):
     assert "[HELD] A < B" in repr(held)
 
 
+def test_several_claims_share_a_box(record):
+    held, failed, open_ = (
+        claims.claim(name, held, f"as {name}", record)
+        for name, held in (("A < B", True), ("C", False), ("D", None))
+    )
+    box = claims.Claims([held, held, failed, open_])._repr_html_()
+    assert "Did not hold: 1 of 4; Not decided: 1 of 4; Held: 2 of 4" in box
+    assert 'class="admonition warning' in box and box.count(held.source) == 1
+    assert box.index("as C") < box.index("as D") < box.index("A &lt; B")
+    assert all(f"<li {c.marks}>" in box for c in (held, failed, open_))
+    assert 'class="admonition tip' in claims.Claims([held])._repr_html_()
+    assert "Nothing is claimed" in claims.Claims()._repr_html_()
+
+
 def test_a_claim_on_two_gpus_names_both(record, make_record):
     other = make_record(gpu="Another")
     claim = claims.claim("A < B", True, "1 < 2", [record, other, record])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench import cli, first_call, hardware, limits, reports, studies
+from bench import cli, first_call, hardware, limits, reports, results, studies
 from bench.hardware import Provenance
 from bench.limits import LIMITS
 from bench.results import Measurement, Record
@@ -142,7 +142,7 @@ def test_the_fastest_of_the_others_counts():
 def test_crossover_needs_every_longer_sequence_too():
     assert [r["value"] for r in of(decided(made_up(crossover=512)), "crossover")] == [512] * 4
     row = of(decided(made_up(crossover=9999)), "crossover")[0]
-    assert (row["value"], row["met"]) == (None, "–") and "up to N = 4096" in row["reason"]
+    assert (row["value"], row["met"]) == (None, "no") and "up to N = 4096" in row["reason"]
     record = made_up(crossover=64)
     again = [
         replace(m, median_ms=0.1, p20_ms=0.1, p80_ms=0.1)
@@ -218,7 +218,36 @@ def test_recorded_limits_are_decided_as_they_say():
         assert len(study.rows) == len(LIMITS)
         for limit, row in zip(LIMITS, study.rows, strict=True):
             assert (row["work"], row["must"], row["aim"]) == (limit.what, limit.must, limit.aim)
-            assert row["met"] in (limit.met(row["value"]), "void")
+            nowhere = row["kind"] == "crossover" and row["value"] is None
+            assert row["met"] in (limit.met(row["value"]), "void", *["no"] * nowhere)
+
+
+def test_each_limit_is_a_claim_of_its_own():
+    good = limits.claims(studies.Study("limits", GPU, decided(made_up(0.5, 5.0), FIRST[:1])))
+    assert len({c.anchor for c in good}) == len(good) == len(LIMITS)
+    assert good[0].sentence.endswith("(8, 8, 65536, 64): at least 0.92 of copy speed")
+    assert good[11].sentence.endswith("(8, 8, N, 64): at most 1,024 tokens")
+    missed = [c for c, limit in zip(good, LIMITS, strict=True) if limit.missed]
+    assert [c for c in good if c.surprising] == missed and len(missed) == 3
+    assert {c.verdict for c in missed} == {"Held, against expectation"}
+
+
+@pytest.mark.parametrize("i", [i for i, limit in enumerate(LIMITS) if not limit.missed])
+def test_a_limit_that_is_no_longer_reached_is_a_surprise_by_itself(i):
+    study = studies.recorded("limits")[0]
+    assert study.provenance.slug == results.MAIN
+    assert not [c.sentence for c in limits.claims(study) if c.surprising]
+    rows = [r | {"met": "no"} if j == i else r for j, r in enumerate(study.rows)]
+    (found,) = [c for c in limits.claims(replace(study, rows=rows)) if c.surprising]
+    assert found.sentence.startswith(LIMITS[i].what) and found.held is False
+
+
+def test_a_limit_without_a_measurement_is_not_decided():
+    rows = decided(made_up(fla=False), extra=[{"failed": "no memory"}])
+    undecided = [c for c in limits.claims(studies.Study("limits", GPU, rows)) if c.held is None]
+    assert len(undecided) == 3 + 1
+    assert all("not installed" in c.evidence for c in undecided[:3])
+    assert "no memory" in undecided[3].evidence
 
 
 def test_shapes():

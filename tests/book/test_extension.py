@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from book_ext import execution, repository
 from books import build
 from sphinx.errors import ExtensionError
 
-from bench.claims import Claim
+from bench.claims import Claim, Claims
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["kernels/steps/a.py", "bench/b.py", "results/c.json", "chapters/puzzles/p.py"]
@@ -160,7 +161,7 @@ def test_a_failing_cell_fails_the_build(tmp_path):
 H100 = "NVIDIA H100 80GB HBM3"
 
 
-def stated(*claims: Claim) -> str:
+def stated(*claims: Claim | Claims) -> str:
     """A page that states claims."""
     boxes = "".join(f"display(HTML({c._repr_html_()!r}))\n" for c in claims)
     return f"# Page\n\n```{{code-cell}} python\nfrom IPython.display import HTML\n{boxes}```\n"
@@ -173,10 +174,11 @@ def claimed(tmp_path_factory):
     held = Claim("Less <is> faster", True, "1 < 2", "Recorded.", H100, live=False)
     lesson = Claim("φ is free", False, "3 > 2", "Recorded.", H100, False, expected=False)
     elsewhere = Claim("It holds there", False, "no", "Live.", "Another GPU", live=True)
+    many = Claims([replace(elsewhere, sentence=name) for name in ("First & last", "Second")])
     pages = {
         "claims": "# Claims\n\n```{claims}\n```\n",
         "one": stated(held, lesson),
-        "two": stated(elsewhere),
+        "two": stated(elsewhere, many),
     }
     first = build(root, pages)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -189,11 +191,12 @@ def claimed(tmp_path_factory):
 
 def test_all_claims_are_on_one_page(claimed):
     text = page(claimed, "claims")
-    assert "3 claims on 2 pages: 1 held; 1 did not hold, as expected; 1 did not hold." in text
+    assert "5 claims on 2 pages: 3 did not hold; 1 held; 1 did not hold, as expected." in text
+    assert "First &amp; last" in text and "Second" in text
     assert "Less &lt;is&gt; faster" in text and "1 &lt; 2" in text
     assert f"{H100}, recorded" in text and "Another GPU, live" in text
     links = re.findall(r'href="(one|two)\.html#(claim-\w+)"', text)
-    assert len(links) == 3
+    assert len(set(links)) == 5
     for name, anchor in links:
         assert f'id="{anchor}"' in page(claimed, name)
 
