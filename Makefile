@@ -95,7 +95,7 @@ wheelhouse:  ## collect the packages for a GPU host without a network, in .wheel
 	@$(PYTHON) .ci/wheelhouse.py $(if $(HOST),--host $(HOST))
 
 fetch:  ## for keepers: bring what gpu.yml made for this commit (needs gh)
-	@.ci/fetch.sh
+	@$(PYTHON) .ci/fetch.py
 
 publish:  ## for keepers: push the site in _build/html to gh-pages
 	@.ci/publish.sh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -126,26 +127,92 @@ def test_publish_pushes_the_site_as_the_only_commit(clone, tmp_path):
     assert git(origin, "rev-list", "--count", "gh-pages") == "1"
 
 
-def test_fetch_goes_on_without_outputs_and_brings_them_where_there_are(clone, tmp_path):
+@pytest.fixture
+def fetch(clone, tmp_path):
+    """`make fetch` in a clone, with a gh that knows some runs, and what each left behind."""
+    commit, left = git(clone, "rev-parse", "HEAD"), tmp_path / "left"
     fake = tmp_path / "bin"
     fake.mkdir()
-    commit = git(clone, "rev-parse", "HEAD")
-    path = f"{fake}{os.pathsep}{os.environ['PATH']}"
-
-    def gh(script: str) -> subprocess.CompletedProcess:
-        (fake / "gh").write_text(f"#!/bin/sh\n{script}\n")
-        (fake / "gh").chmod(0o755)
-        return sh("fetch", clone, PATH=path)
-
-    run = gh("echo no such artifact >&2; exit 1")
-    assert run.returncode == 0 and "recorded results are shown" in run.stdout
-    assert "no such artifact" in run.stdout
-    run = gh(
-        f'[ "$4" = "executed-{commit}" ] && mkdir -p "$6/_build/executed" '
-        '&& echo x > "$6/_build/executed/manifest.json"'
+    (fake / "gh").write_text(
+        f"""#!/bin/sh
+case "$1 $2" in
+"api repos/{{owner}}/{{repo}}/actions/workflows/gpu.yml/runs?head_sha={commit}&per_page=100")
+  cat {tmp_path}/runs.json ;;
+"run download")
+  [ "$4 $5" = "--name executed-{commit}" ] && cp -R {left}/$3/. "$7" ;;
+*) echo "gh was not to be asked this: $*" >&2; exit 1 ;;
+esac
+"""
     )
-    assert run.returncode == 0, run.stderr
-    assert (clone / "_build/executed/manifest.json").exists()
+    (fake / "gh").chmod(0o755)
+
+    def call(*found: dict) -> subprocess.CompletedProcess:
+        good = {
+            "head_sha": commit, "path": ".github/workflows/gpu.yml", "event": "schedule",
+            "repository": {"full_name": "a/book"}, "head_repository": {"full_name": "a/book"},
+        }  # fmt: skip
+        described = [good | run for run in found]
+        (tmp_path / "runs.json").write_text(json.dumps({"workflow_runs": described}))
+        for run in found:
+            for name in ("_build/executed/manifest.json", "results/a.json", "README.md"):
+                file = left / str(run["id"]) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(f"of run {run['id']}")
+            (left / str(run["id"]) / "Makefile").write_text("book:\n\tpublish what I like\n")
+            (left / str(run["id"]) / "_build/html").mkdir(exist_ok=True)
+        path = f"{fake}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            [sys.executable, ".ci/fetch.py"], cwd=clone, env=os.environ | {"PATH": path},
+            capture_output=True, text=True,
+        )  # fmt: skip
+
+    return call
+
+
+def test_fetch_brings_outputs_and_records_and_nothing_else(fetch, clone):
+    (clone / "_build/executed").mkdir(parents=True)
+    (clone / "_build/executed/old").touch()
+    run = fetch({"id": 7}, {"id": 5})
+    assert run.returncode == 0 and "run 7" in run.stdout, run.stderr
+    executed = clone / "_build/executed"
+    assert [path.name for path in executed.iterdir()] == ["manifest.json"]
+    for file in (executed / "manifest.json", clone / "results/a.json", clone / "README.md"):
+        assert file.read_text() == "of run 7"
+    assert not (clone / "Makefile").exists() and not (clone / "_build/html").exists()
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"event": "pull_request"},
+        {"head_repository": {"full_name": "stranger/book"}},
+        {"head_repository": None},
+        {"path": ".github/workflows/ci.yml"},
+        {"head_sha": "0" * 40},
+    ],
+    ids=lambda strange: next(iter(strange)),
+)
+def test_fetch_takes_nothing_of_a_strangers_run(fetch, clone, strange):
+    run = fetch({"id": 7, **strange})
+    assert run.returncode == 0 and "recorded results are shown" in run.stdout, run.stderr
+    assert not (clone / "_build").exists() and not (clone / "results").exists()
+    assert "run 5" in fetch({"id": 7, **strange}, {"id": 5}).stdout
+
+
+def test_fetch_goes_on_where_there_is_nothing(fetch, clone, tmp_path):
+    run = fetch()
+    assert run.returncode == 0 and "gpu.yml has not run for it" in run.stdout
+    fetch({"id": 7})
+    shutil.rmtree(tmp_path / "left/7")  # a run that failed before it kept anything
+    run = subprocess.run(
+        [sys.executable, ".ci/fetch.py"], cwd=clone, capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert run.returncode == 0 and "recorded results are shown" in run.stdout
+    assert "left/7" in run.stdout, "what gh said"
+    (tmp_path / "bin/gh").write_text("#!/bin/sh\necho log in first >&2; exit 4\n")
+    run = fetch({"id": 7})
+    assert run.returncode == 0 and "log in first" in run.stdout
 
 
 def test_a_comment_needs_a_table_and_a_number(clone):
