@@ -77,6 +77,19 @@ def test_no_stranger_reaches_the_gpu(path):
             assert "pull_request" not in events or own in job["if"]
 
 
+def test_what_is_tagged_is_measured_and_then_published():
+    workflow = read(ROOT / ".github/workflows/gpu.yml")
+    assert workflow["on"]["push"] == {"tags": ["v*"]}, "a branch would be measured at each push"
+    assert "startsWith(github.ref, 'refs/tags/v')" in workflow["jobs"]["publish"]["if"]
+
+
+def test_the_readme_says_what_no_file_can_set():
+    """A fork's pull request brings workflows of its own, which the tests above do not read."""
+    (said,) = re.findall(r"^## On GitHub$.*?(?=^## )", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert "Require approval for all external contributors" in said
+    assert "reviewers for the environment `gpu`" in said
+
+
 def test_what_ci_calls_is_what_the_script_calls():
     script = re.findall(r"^make .*", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     (job,) = read(ROOT / ".github/workflows/ci.yml")["jobs"].values()
