@@ -2,12 +2,15 @@
 
 import itertools
 
-from . import chunks, contenders, style, tables
+from . import chunks, contenders, hardware, runner, style, tables
 from .diagrams import PALETTE, Curve, curves
 from .figures import AXIS, LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
-from .studies import Study
+from .roofline import Shape
+from .studies import Study, allocator
 
 MIB = 2**20
+HEADS, D = 8, 64  # of the study `allocator`, with one sequence
+MOST_BARS = 8  # tensors at the peak that are named one by one
 ORDERS = ("bidirectional", "causal")
 WORKS = {"forward": "forward", "forward+backward": "forward + backward"}
 
@@ -25,22 +28,8 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
             rows = study.select(way=way, causal=bool(o), work=work, status="ok")
             if not rows:
                 continue
-            held = [r["held_bytes"] / MIB for r in rows]
-            look, label = style.look(way), contenders.label(way)
-            line = {"color": look.color, "dash": look.dash, "width": 2, "shape": "hv"}
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines",
-                    "name": label,
-                    "x": [100 * i / max(1, len(rows) - 1) for i in range(len(rows))],
-                    "y": held,
-                    "line": line,
-                    "hovertemplate": f"{label}: %{{y:.4g}} MiB<extra></extra>",
-                    "meta": [o, w],
-                    "visible": not (o or w),
-                }
-            )
+            held, label = [r["held_bytes"] / MIB for r in rows], contenders.label(way)
+            data.append(_held(way, held) | {"meta": [o, w], "visible": not (o or w)})
             said.append(f"{label} {style.number(max(held))} MiB")
             ends = map(style.number, (held[0], max(held), held[-1]))
             body.append([label, *ends, str(len(rows))])
@@ -48,25 +37,141 @@ def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
         columns = ["", "before [MiB]", "peak [MiB]", "after [MiB]", "events"]
         numbers[key] = tables.Table(columns, body, style.sentence(study.line))
     marks = [m * 10**e for e in range(6) for m in (1, 2, 5)]
-    ticks = {"tickvals": marks, "ticktext": [f"{m:,}" for m in marks]}
-    layout = {
-        "height": 420,
-        "template": TEMPLATE,
-        "margin": MARGIN,
-        "hovermode": "closest",
-        "legend": LEGEND,
-        "xaxis": AXIS | {"title": {"text": "events of the call [%]"}},
-        "yaxis": AXIS | {"title": {"text": "bytes held [MiB]"}, "type": "log"} | ticks,
-    }
+    ticks = {"type": "log", "tickvals": marks, "ticktext": [f"{m:,}" for m in marks]}
+    layout = EVENTS | {"yaxis": EVENTS["yaxis"] | ticks}
     switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
 
 
-def at_the_peak(study: Study, way: str, causal: bool, work: str, unit: int) -> tables.Table:
-    """The tensors that were held when most was held, the largest first, in `unit` bytes."""
-    rows = study.select(way=way, causal=causal, work=work, status="ok")
-    if not rows:
+EVENTS = {
+    "height": 420,
+    "template": TEMPLATE,
+    "margin": MARGIN,
+    "hovermode": "closest",
+    "legend": LEGEND,
+    "xaxis": AXIS | {"title": {"text": "events of the call [%]"}},
+    "yaxis": AXIS | {"title": {"text": "bytes held [MiB]"}, "rangemode": "tozero"},
+}
+
+
+def _held(way: str, held: list[float]) -> dict:
+    """A curve of what was held [MiB] after each event of a call."""
+    look, label = style.look(way), contenders.label(way)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": label,
+        "x": [100 * i / max(1, len(held) - 1) for i in range(len(held))],
+        "y": held,
+        "line": {"color": look.color, "dash": look.dash, "width": 2, "shape": "hv"},
+        "hovertemplate": f"{label}: %{{y:.4g}} MiB<extra></extra>",
+    }
+
+
+def anew(way: str, N: int, causal: bool, work: str) -> Figure | tables.Table:
+    """The allocator's events of one call that is made now, and what was alive at its peak.
+
+    A table with the reason where `way` cannot be called.
+    """
+    contender, device = contenders.get(way), "cuda" if hardware.has_gpu() else "cpu"
+    dtype = str(hardware.default_dtype()).removeprefix("torch.")
+    shape = Shape(1, HEADS, N, D, D, dtype, causal)
+    about = {"way": way, "causal": causal, "work": work, "N": N, "dtype": dtype}
+    reason = contender.available() or contender.refusal(shape)
+    try:
+        rows = [] if reason else allocator.of_contender(contender, shape, work, device)
+    except Exception as problem:  # such as a GPU without room for the squares
+        reason = runner.one_line(problem)
+        runner.free(device)
+    what = f"{contender.label}, N = {style.length(N)}, {style.order(causal)}, {WORKS[work]}"
+    if reason:
+        return tables.Table(["nothing was measured"], [], f"{what}: {reason}.")
+    study = Study("allocator", hardware.provenance(), [about | r for r in rows], live=True)
+    held = [r["held_bytes"] / MIB for r in rows]
+    ends = [style.number(x) for x in (held[0], max(held), held[-1])]
+    alt = f"Bytes held, {what}: {ends[0]} MiB before the call, {ends[1]} at most, {ends[2]} after."
+    trace = _held(way, held) | {"meta": [], "visible": True, "showlegend": False}
+    peak = {"0": peak_table(study, way, causal, work)}
+    return Figure([trace], EVENTS, {"0": alt}, [], peak, f"{alt} {study.line}.", unfolded=True)
+
+
+def at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | tables.Table:
+    """The tensors that are held when most is held; switches choose the way, the order and the work.
+
+    A bar is a tensor, the largest first; the table says what each is, by its size, and who asked.
+    """
+    data, alts, numbers = [], {}, {}
+    measured = [w for w in ways if study.select(way=w, status="ok")]
+    if not measured:
         return tables.Table(["nothing was measured"], [], style.sentence(study.line))
+    cases = itertools.product(enumerate(measured), enumerate(ORDERS), enumerate(WORKS))
+    for (i, way), (o, order), (w, work) in cases:
+        key, what = f"{i},{o},{w}", f"{contenders.label(way)}, {order}, {WORKS[work]}"
+        numbers[key] = table = peak_table(study, way, bool(o), work)
+        if not table.rows:
+            alts[key] = f"Held at the peak, {what}: not measured."
+            continue
+        names, words, sizes, _ = zip(*table.rows, strict=True)
+        size = [*map(float, sizes)]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": size,
+                "y": names,
+                "text": words,
+                "textposition": "auto",
+                "hovertemplate": "%{y}, %{text}: %{x:.4g} MiB<extra></extra>",
+                "marker": {"color": style.look(way).color},
+                "showlegend": False,
+                "meta": [i, o, w],
+                "visible": not (i or o or w),
+            }
+        )
+        largest = max(range(1, len(size)), key=size.__getitem__, default=0)
+        alts[key] = (
+            f"Held at the peak, {what}: {style.number(sum(size))} MiB in all, the inputs "
+            f"{sizes[0]}; the largest tensor beside them has {sizes[largest]} MiB, "
+            f"{words[largest]}."
+        )
+    layout = {
+        "height": 400,
+        "template": TEMPLATE,
+        "margin": {"l": 84, "r": 12, "t": 8, "b": 56},
+        "xaxis": AXIS | {"title": {"text": "held at the peak [MiB]"}, "rangemode": "tozero"},
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True},
+    }
+    switches = [
+        Switch("Way", [*map(contenders.label, measured)]),
+        Switch("Order", list(ORDERS)),
+        Switch("Work", list(WORKS.values())),
+    ]
+    source = style.sentence(study.line)
+    return Figure(data, layout, alts, switches, numbers, source, unfolded=True)
+
+
+def looks_like(nbytes: int, N: int) -> str:
+    """What a tensor is by its size: HEADS heads of N rows of D, or of N × N pairs.
+
+    Sizes that are none of these are said in sizes of q in 16 bits.
+    """
+    rows, pairs = HEADS * N, HEADS * N * N
+    q = 2 * rows * D
+    known = {
+        4 * pairs: "a square in float32", 2 * pairs: "a square in 16 bits",
+        pairs: "a byte for each pair", 4 * N * N: "one square in float32 for all heads",
+        q: "like q, in 16 bits", 2 * q: "like q, in float32",
+        4 * rows: "a float32 for each query", rows: "a byte for each query",
+    }  # fmt: skip
+    return known.get(nbytes, f"{style.number(nbytes / q)} times q")
+
+
+def peak_table(study: Study, way: str, causal: bool, work: str) -> tables.Table:
+    """The tensors that were held when most was held, the largest first, in MiB."""
+    rows = study.select(way=way, causal=causal, work=work, status="ok")
+    columns = ["held", "by its size", "MiB", "asked for by"]
+    if not rows:
+        return tables.Table(columns, [], f"Nothing was measured; {study.line}.")
     peak = max(range(len(rows)), key=lambda i: rows[i]["held_bytes"])
     alive = []  # the allocator takes back by address; of equal sizes the oldest goes first
     for r in rows[1 : peak + 1]:
@@ -77,17 +182,18 @@ def at_the_peak(study: Study, way: str, causal: bool, work: str, unit: int) -> t
             if same is not None:
                 alive.remove(same)
     alive.sort(key=lambda r: -r["bytes"])
-    body = [["inputs", style.number(rows[0]["held_bytes"] / unit), "before the call"]]
-    body += [
-        [f"tensor {r['event'] + 1}", style.number(r["bytes"] / unit), r["where"] or "from C++"]
-        for r in alive[:8]
-    ]
-    rest = sum(r["bytes"] for r in alive[8:])
+    before = style.number(rows[0]["held_bytes"] / MIB)
+    body = [["inputs", "and what earlier calls left", before, "before the call"]]
+    for r in alive[:MOST_BARS]:
+        words = looks_like(r["bytes"], r["N"]), style.number(r["bytes"] / MIB)
+        body.append([f"tensor {r['event'] + 1}", *words, r["where"] or "from C++"])
+    rest = alive[MOST_BARS:]
     if rest:
-        body.append(["the rest", style.number(rest / unit), f"{len(alive) - 8} tensors"])
-    columns = ["held", "size", "asked for by"]
-    caption = f"{contenders.label(way)}, {WORKS[work]}, when most was held; {study.line}."
-    return tables.Table(columns, body, caption, words=("asked for by",))
+        total = style.number(sum(r["bytes"] for r in rest) / MIB)
+        body.append(["the rest", f"{len(rest)} more", total, "–"])
+    what = f"{contenders.label(way)}, {style.order(causal)}, {WORKS[work]}"
+    caption = f"{what}, when most was held; {study.line}."
+    return tables.Table(columns, body, caption, words=("by its size", "asked for by"))
 
 
 def fits(shown: list[Study]) -> Figure | tables.Table:
@@ -216,5 +322,5 @@ def _by_chunk(study: Study, D: int) -> Figure | None:
         value = style.number(best[column])
         alts.append(f"{what} by chunk size: least at C = {best['chunk']}, {value} {unit}.")
     source = style.sentence(study.line)
-    words = {"x": "chunk size C", "y": "MiB, or ms", "log": True, "source": source}
-    return curves(panels, alts=alts, **words)
+    titles = ["memory held [MiB]", "time [ms]"]
+    return curves(panels, x="chunk size C", y=titles, alts=alts, log=True, source=source)

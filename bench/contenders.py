@@ -81,6 +81,11 @@ def names() -> list[str]:
     return list(_registry)
 
 
+def installed() -> list[str]:
+    """Names of the contenders whose packages are there."""
+    return [name for name in names() if get(name).available() is None]
+
+
 def get(name: str) -> Contender:
     """The contender of that name; BenchError if there is none."""
     if name not in _registry:

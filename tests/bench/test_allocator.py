@@ -1,8 +1,10 @@
 """The allocator's events: from a snapshot to rows, and from rows to figures and tables."""
 
 from dataclasses import replace
+from math import prod
 
 import pytest
+import torch
 
 from bench import allocator_figures, hardware, studies, tables
 from bench.roofline import FORWARD, FORWARD_BACKWARD
@@ -99,14 +101,72 @@ def test_the_timeline(study):
 
 
 def test_what_is_held_at_the_peak(study):
-    table = allocator_figures.at_the_peak(study, "eager", False, FORWARD, MIB)
+    table = allocator_figures.peak_table(study, "eager", False, FORWARD)
     assert table.rows == [
-        ["inputs", "3", "before the call"],
-        ["tensor 1", "8", "eager.py:31 causal_attention"],
-        ["tensor 2", "4", "from C++"],
+        ["inputs", "and what earlier calls left", "3", "before the call"],
+        ["tensor 1", "128 times q", "8", "eager.py:31 causal_attention"],
+        ["tensor 2", "64 times q", "4", "from C++"],
     ]
-    nothing = allocator_figures.at_the_peak(study, "book", False, FORWARD, MIB)
-    assert nothing.columns == ["nothing was measured"]
+    assert not allocator_figures.peak_table(study, "book", False, FORWARD).rows
+
+
+def test_the_peak_has_a_switch_for_way_order_and_work(study):
+    rows = [r | {"way": "book", "held_bytes": r["held_bytes"] + MIB} for r in study.rows]
+    both = replace(study, rows=[*study.rows, *rows])
+    figure = allocator_figures.at_the_peak(both, ("sdpa-math", "eager", "book"))
+    figure.plotly()
+    assert [len(s.options) for s in figure.switches] == [2, 2, 2], "what was not measured is no way"
+    assert [t["meta"] for t in figure.data] == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
+    assert figure.data[0]["x"] == [3, 8, 4] and "15 MiB in all" in figure.alts["0,0,0"]
+    assert figure.data[1]["x"][0] == 5 and figure.data[2]["x"][0] == 4
+    assert figure.alts["0,1,0"].endswith("causal, forward: not measured.")
+    assert len(set(figure.alts.values())) == 8
+    assert isinstance(allocator_figures.at_the_peak(study, ("book",)), tables.Table)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bytes_each", "words"),
+    [
+        ((8, 4096, 4096), 4, "a square in float32"),
+        ((8, 4096, 4096), 2, "a square in 16 bits"),
+        ((8, 4096, 4096), 1, "a byte for each pair"),
+        ((4096, 4096), 4, "one square in float32 for all heads"),
+        ((8, 4096, 64), 2, "like q, in 16 bits"),
+        ((8, 4096, 64), 4, "like q, in float32"),
+        ((8, 4096), 4, "a float32 for each query"),
+        ((8, 4096, 96), 2, "1.5 times q"),
+    ],
+)
+def test_tensors_are_named_by_their_size(shape, bytes_each, words):
+    assert allocator_figures.looks_like(prod(shape) * bytes_each, 4096) == words
+
+
+def test_a_call_is_traced_anew(monkeypatch):
+    called = []
+    monkeypatch.setattr(allocator, "trace", lambda call: called.append(call()) or TRACE)
+    figure = allocator_figures.anew("eager", 128, True, FORWARD_BACKWARD)
+    figure.plotly()
+    assert len(called[0]) == 4 and called[0][0].shape == (1, 8, 128, 64)
+    assert "causal, forward + backward" in figure.alt and "N = 128" in figure.alt
+    assert figure.numbers["0"].rows[1][0] == "tensor 1"
+
+
+def test_a_call_that_cannot_be_made_says_why(monkeypatch):
+    def fails(call):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a square")
+
+    monkeypatch.setattr(allocator, "trace", fails)
+    table = allocator_figures.anew("eager", 128, False, FORWARD)
+    assert not table.rows and "out of memory" in table.caption
+    assert "left out above" in allocator_figures.anew("loop", 4096, True, FORWARD).caption
+
+
+def test_memory_and_time_by_chunk_have_axes_of_their_own():
+    row = {"form": "at-once", "D": 64, "status": "ok", "B": 1, "H": 1, "N": 64}
+    rows = [row | {"chunk": C, "peak_MiB": C, "median_ms": 1 / C} for C in (16, 32)]
+    figure = allocator_figures.by_chunk([studies.Study("chunk-size", GPU, rows)], 64)
+    assert figure.layout["yaxis"]["title"]["text"] == "memory held [MiB]"
+    assert figure.y_titles == {"0": "memory held [MiB]", "1": "time [ms]"}
 
 
 def test_the_longest_that_fits():
