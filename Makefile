@@ -73,6 +73,9 @@ record: $(READY)  ## on a GPU: measure, and write results/<gpu>.json and the REA
 	@$(RUN) -m bench readme
 
 studies: $(READY)  ## on a GPU: measure what the chapters need beside that, into results/studies
+	@$(RUN) -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("fla") and f("einops")))' || \
+	  $(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --requirement .ci/rivals.txt || \
+	  echo "The packages of .ci/rivals.txt could not be installed: records that have times of them are kept." >&2
 	@$(RUN) -m bench study
 
 record-quality: $(READY)  ## on a GPU: train the models of chapter 11, into results/studies

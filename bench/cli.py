@@ -260,6 +260,10 @@ def _study(options) -> int:
     for name in wanted:
         _say(f"{name}: {studies.about(name)}")
         try:
+            gone = studies.rivals_gone(name, options.out)
+            if gone:
+                _say(f"{name} is kept as recorded, for it has times of what is not here: {gone}")
+                continue
             found = studies.run(name, options.quick, hardware.command_line(), _say)
             _say(f"wrote {studies.write(found, options.out)}")
         except Exception as problem:  # the others are still worth having

@@ -147,6 +147,30 @@ def _finite(row: dict, say: Callable) -> dict:
     return row | dict.fromkeys(odd) | {"status": "void", "reason": said}
 
 
+# what the study of decay calls a contender
+WAYS = {"simple-gla": "fla-simple-gla"}
+
+
+def rivals_gone(name: str, directory=None) -> str:
+    """Whom a study has times of, recorded on this GPU, that is not installed here; or "".
+
+    A new record would take the place of theirs.
+    """
+    import torch
+
+    from .. import contenders
+
+    gone = {}
+    for study in recorded(name, directory):
+        measured = [r for r in study.rows if r.get("status", "ok") == "ok"]
+        words = {r.get(column) for r in measured for column in ("contender", "against", "way")}
+        for rival in {WAYS.get(word, word) for word in words} & set(contenders.names()):
+            why = contenders.get(rival).available()
+            if why and study.provenance.gpu == torch.cuda.get_device_name():
+                gone[rival] = why
+    return "; ".join(f"{rival} ({gone[rival]})" for rival in sorted(gone))
+
+
 def in_parts(parts, watch, say: Callable, begin: float) -> list[dict]:
     """The rows that each of `parts` yields of `watch`, until that is `over`.
 

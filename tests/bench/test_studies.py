@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bench import studies
+from bench import contenders, studies
 from bench.cli import main
 from bench.errors import BenchError
 from bench.hardware import Provenance
@@ -171,6 +171,36 @@ def test_a_study_that_fails_leaves_the_others(problem, example, tmp_path, monkey
     assert len(studies.recorded("example", tmp_path)) == 1
 
 
+RACED = {"status": "ok", "median_ms": 1.0}
+RIVALS = [
+    {"contender": "fla-chunk", **RACED},
+    {"against": "fla-chunk", "against_ms": 1.0, "value": 2.0},  # limits has no status
+    {"way": "simple-gla", **RACED},
+]
+
+
+@pytest.mark.parametrize("row", RIVALS, ids=lambda row: next(iter(row)))
+@pytest.mark.parametrize("case", ["gone", "there", "never raced", "another GPU"])
+def test_a_record_with_rivals_is_not_replaced_by_one_without(
+    case, row, example, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+    name = "NVIDIA other" if case == "another GPU" else GPU.gpu
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: name)
+    gone = None if case == "there" else "there is no package `fla` here"
+    for rival in ("fla-chunk", "fla-simple-gla"):
+        absent = dataclasses.replace(contenders.get(rival), available=lambda: gone)
+        monkeypatch.setitem(contenders._registry, rival, absent)
+    before = [row | {"status": "not_installed"} if case == "never raced" else row]
+    path = studies.write(dataclasses.replace(example, rows=before), tmp_path)
+    assert main(["study", "example", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    kept = case == "gone"
+    assert (studies.read(path).rows == before) == kept
+    assert ("kept as recorded" in said and "no package `fla`" in said) == kept
+
+
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_a_study_for_several_gpus_is_left_out_where_there_is_one(gpus, monkeypatch, capsys):
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
@@ -182,6 +212,7 @@ def test_a_study_for_several_gpus_is_left_out_where_there_is_one(gpus, monkeypat
         raise BenchError("not here")
 
     monkeypatch.setattr(studies, "run", run)
+    monkeypatch.setattr(studies, "rivals_gone", lambda *_: "")
     assert main(["study"]) == 1
     several = {"sequence-parallel"} if gpus == 1 else set()
     assert set(studies.names()) - set(ran) == several

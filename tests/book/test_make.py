@@ -118,6 +118,26 @@ def sets_up(folder: Path, *arguments: str) -> bool:
     return "Setting up" in run.stdout
 
 
+@pytest.mark.parametrize("there, network", [(True, True), (False, True), (False, False)])
+def test_studies_install_the_rivals_that_are_missing(fresh, there, network):
+    body = (
+        f'case "$*" in *find_spec*) exit {int(not there)};; '
+        f'*rivals.txt*) echo "called: $*"; exit {int(not network)};; '
+        '*bench*) echo "called: $*";; esac'
+    )
+    script = (
+        'if [ "$2" = venv ]; then mkdir -p .venv/bin; cp body .venv/bin/python; '
+        "chmod +x .venv/bin/python; fi\n"
+    )
+    (fresh / "body").write_text(f"#!/bin/sh\n{body}\n")
+    run = make(fresh, "studies", python(fresh, script))
+    assert run.returncode == 0, run.stderr
+    called = [line for line in run.stdout.splitlines() if line.startswith("called: ")]
+    assert called[-1] == "called: -m bench study"
+    assert ["rivals.txt" in call for call in called[:-1]] == [True] * (not there)
+    assert ("could not be installed" in run.stderr) == (not there and not network)
+
+
 def test_set_up_is_repeated_when_requirements_change(fresh, working):
     assert sets_up(fresh, working)
     assert not sets_up(fresh, working)
