@@ -4,6 +4,7 @@ Everything is drawn from the study "journey" (`bench.study`), of which rows may 
 there is a dash.
 """
 
+import html
 import textwrap
 from dataclasses import dataclass
 
@@ -39,14 +40,39 @@ class Prediction:
 
 
 class Card(Report):
-    """A table, and others that open on a click."""
+    """A table, and others that open on a click unless they are `unfolded`; then machine code."""
+
+    unfolded = False
+    text = ""  # machine code
 
     def _repr_html_(self) -> str:
         first, *others = (table._repr_html_() for table in self)
-        if not others:
-            return first
-        heading = "<summary>What the compiler made of it</summary>"
-        return f"{first}\n<details>{heading}{''.join(others)}</details>"
+        code = f'<div class="highlight"><pre tabindex="0">{html.escape(self.text)}</pre></div>'
+        if self.text and not self.unfolded:
+            others.append(code)
+        shown = "\n".join(others)
+        if others and not self.unfolded:
+            heading = "<summary>Kernel by kernel, and what the compiler made of it</summary>"
+            shown = f"<details>{heading}{shown}</details>"
+        if self.text and self.unfolded:
+            shown += f"<details><summary>Lines of the machine code</summary>{code}</details>"
+        return f"{first}\n{shown}"
+
+    def __str__(self) -> str:
+        return "\n\n".join(filter(None, [super().__str__(), self.text]))
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, repr=False)
+class Folded(listings.Diff):
+    """A diff that opens on a click."""
+
+    heading: str
+
+    def _repr_html_(self) -> str:
+        shown = super()._repr_html_()
+        return f"<details><summary>{html.escape(self.heading)}</summary>{shown}</details>"
 
 
 @dataclass(frozen=True)
@@ -111,11 +137,11 @@ class Journey:
         """How long one pass takes to issue its instructions, if it did nothing else."""
         code = self.code(step.name, which)
         clock = self.gpu.sm_clock_mhz
-        if not (code.get("instructions") and clock and self.gpu.sm_count and step.settings):
+        rows = code.get("rows") or (step.settings and getattr(step.settings, which).rows)
+        if not (code.get("instructions") and clock and self.gpu.sm_count and rows):
             return None
         row = self.study.select(part="step", B=B)[0]
-        tile = getattr(step.settings, which)
-        tiles = B * row["H"] * row["N"] / tile.rows
+        tiles = B * row["H"] * row["N"] / rows
         each = code["loop"] or code["instructions"]  # without a loop, a program is one tile
         cycles = tiles * each * code["num_warps"] / (ISSUE * self.gpu.sm_count)
         return cycles / clock / 1e3
@@ -155,7 +181,9 @@ class Journey:
         if row["status"] != "ok":
             return "does not run" if row["status"] == "failed" else "wrong"
         before = named(name).before
-        old, new = before and self.ms(before, B), row["median_ms"]
+        if before is None:
+            return "where we start"
+        old, new = self.ms(before, B), row["median_ms"]
         if not old or not new:
             return "–"
         if abs(old / new - 1) < SAME:
@@ -170,8 +198,9 @@ class Journey:
 
     # ------------------------------------------------------------------------------- tables
 
-    def card(self, name: str, unfolded: bool = False) -> Report:
-        """One step: idea, work, predicted and measured time, and what the compiler made of it."""
+    def card(self, name: str, unfolded: bool = False) -> Card:
+        """One step: idea, work, predicted and measured time; its kernels one by one, in time and
+        as the compiler made them, and lines of their machine code, as far as they are recorded."""
         step, batches = named(name), self.batches
         sizes = [self.size(B) for B in batches]
         lines = [
@@ -180,9 +209,8 @@ class Journey:
             ["predicted [ms]", *(str(self.predicted(name, B) or "–") for B in batches)],
             ["measured [ms]", *(style.number(self.ms(name, B)) for B in batches)],
             ["share of copy speed", *(self.percent(name, B) for B in batches)],
+            ["verdict", *(self.verdict(name, B) for B in batches)],
         ]
-        if step.before:
-            lines.append(["verdict", *(self.verdict(name, B) for B in batches)])
         head = [name, *(f"B = {B}" for B in batches)]
         row = self.row(name, batches[0]) if batches else {}
         where = f"{step.idea[:1].upper()}{step.idea[1:]}. "
@@ -195,21 +223,33 @@ class Journey:
         if row.get("reason"):
             where += f"it says: {row['reason']}; "
         shown = [Table(head, lines, where + self.study.line + ".", words=tuple(head[1:]))]
+        times = [self.passes(name, B) for B in batches]
+        cells = [
+            [part, *(style.number(found.get(part)) for found in times)]
+            for part in ORDER
+            if any(part in found for found in times)
+        ]
+        if cells:
+            shown.append(Table(["kernel by kernel [ms]", *head[1:]], cells))
         codes = self.codes(name)
         if codes:
             cells = [
                 [label, *(fact(row, key, scale) for row in codes)] for label, key, scale in FACTS
             ]
             shown.append(Table(["compiled", *(row["pass"] for row in codes)], cells))
-        return Report(shown) if unfolded else Card(shown)
+        card = Card(shown)
+        card.unfolded = unfolded
+        found = [row["pass"] for row in self.study.select(part="text", step=name)]
+        card.text = "\n\n".join(f"{which}:\n{self.excerpt(name, which)}" for which in found)
+        return card
 
     def percent(self, name: str, B: int) -> str:
         share = self.share(name, B)
         return "–" if share is None else f"{style.number(100 * share, 2)}\u00a0%"
 
-    def excerpt(self, name: str) -> str:
-        """Lines of machine code of a step's state pass, without addresses, and how many more."""
-        found = self.study.select(part="text", step=name)
+    def excerpt(self, name: str, which: str = "state") -> str:
+        """Lines of machine code of a step's pass, without addresses, and how many more."""
+        found = self.study.select(part="text", step=name, **{"pass": which})
         if not found:
             return "not recorded"
         kept, keep = [], False
@@ -722,26 +762,39 @@ def roofs(sheet) -> list[dict]:
     return found
 
 
-def changes(name: str, context: int = 1) -> listings.Diff:
-    """What a step changed of the one before it, over all its marked regions."""
+def changes(name: str, context: int = 1, folded: bool = False) -> listings.Diff:
+    """What a step changed of the one before it, over all its marked regions.
+
+    Where these have other names than those of the step before, all kernels of the two.
+    """
     step = named(name)
-    texts = []
-    for module, region in step.regions:
-        old = _earlier(step, region)
-        found = listings.diff(old, module, region, context).text if old else None
-        if found is None:
-            text = listings.region(module, region)
-            found = "".join(f"+{line}\n" for line in text.splitlines())
-        if found:
-            texts.append(found)
-    return listings.Diff(f" {listings.APART}\n".join(texts))
+    before = named(step.before)
+    held = [(_holder(before, region), (module, region)) for module, region in step.regions]
+    if all(old for old, _ in held):
+        texts = [listings.diff(old, *new, context).text for old, new in held]
+    elif whole(before) != whole(step):
+        texts = [listings.between(whole(before), whole(step), context).text]
+    else:  # the same kernels, and something beside them that is new
+        texts = [listings.between("", listings.region(*new)).text for _, new in held]
+    text = f" {listings.APART}\n".join(filter(None, texts))
+    return Folded(text, f"The diff from {before.name}") if folded else listings.Diff(text)
 
 
-def _earlier(step: Step, region: str):
-    """The module that holds the region of this name in the step before, or further back."""
-    while step.before:
-        step = named(step.before)
+def whole(step: Step) -> str:
+    """The text of a step's kernels, or of its function."""
+    for names in (("state-kernel", "output-kernel"), ("state", "output"), ("kernel",)):
+        held = [(_holder(step, region), region) for region in names]
+        if all(module for module, _ in held):
+            return "\n\n".join(listings.region(*one) for one in held)
+    raise ValueError(f"{step.name} has no code")
+
+
+def _holder(step: Step, region: str):
+    """The module that holds the region of this name in a step, or else in those before it."""
+    while True:
         for module, name in step.regions:
             if name == region:
                 return module
-    return None
+        if step.before is None:
+            return None
+        step = named(step.before)

@@ -72,6 +72,11 @@ class Diff:
 
 def diff(before: ModuleType, after: ModuleType, name: str, context: int = 1) -> Diff:
     """How the region `name` of one module became that of another."""
-    old, new = (region(m, name).splitlines(keepends=True) for m in (before, after))
+    return between(region(before, name), region(after, name), context)
+
+
+def between(before: str, after: str, context: int = 1) -> Diff:
+    """How one text became another."""
+    old, new = (text.splitlines(keepends=True) for text in (before, after))
     lines = list(difflib.unified_diff(old, new, n=context))[3:]  # no names, no first place
     return Diff("".join(f" {APART}\n" if line.startswith("@@") else line for line in lines))

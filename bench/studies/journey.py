@@ -7,22 +7,24 @@ Rows are told apart by the column `part`:
 - `copy`: that copy, and one of half the bytes, for comparison with one of the two passes
 - `pass`: the kernels of a step, one by one, from torch.profiler
 - `code`: registers, memory and instructions of a step's kernels, and a hash of the instructions
-- `text`: machine code of some kernels, a line of each kind
+- `text`: machine code of these kernels, a line of each kind
 - `waves`: the state pass alone, over the number of parts
 - `failed`: a part that did not come to its end, and why
 """
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
+from kernels import launch
 from kernels.steps.journey import STEPS, named, passes
 
 from .. import (
@@ -54,8 +56,8 @@ WAVES = {
     8: (1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32),
     1: (4, 8, 12, 16, 20, 24, 28, 32, 33, 34, 36, 40, 48, 56, 64, 66, 67, 72, 80, 99, 100, 128),
 }
-EXCERPTS = (("split", "state"), ("tensor-cores", "state"), ("fused", "state"), ("packed", "state"))
-LINES = r"FFMA|HGMMA\.\S*|LDGSTS\S*|MUFU\.\S*|LDSM\S*|LDS\S*|STS\S*|BAR\.\S*|WARPGROUP\.\S*"
+LINES = r"FFMA|HGMMA\.\S*|MUFU\.\S*|LDGSTS\S*|LDG\.\S*|STG\.\S*|LDL\S*|STL\S*"
+LINES += r"|LDSM\S*|LDS\S*|STS\S*|SHFL\S*|\bBAR\.\S*|WARPGROUP\.\S*"
 CLASSES = ("tensor cores", "special functions", "floating point", "conversion", "shared memory")
 CLASSES += ("asynchronous copy", "global memory", "local memory", "integers and addresses")
 CLASSES += ("moves", "synchronization")
@@ -112,7 +114,10 @@ def compile_all(watch) -> None:
     What fails fails again where it is measured, and is recorded there.
     """
     small = watch.inputs(1, 1024)
-    compiled.at_once([partial(step.forward, *small) for step in STEPS[2:]])  # that have kernels
+    calls = [partial(step.forward, *small) for step in STEPS[2:-1]]  # that have kernels
+    # a short call of the library takes another kernel, and parts make another form of this one
+    calls += [partial(STEPS[-1].forward, *watch.inputs(B)) for B in watch.batches]
+    compiled.at_once(calls)
 
 
 # ---------------------------------------------------------------------------------------- the steps
@@ -225,30 +230,45 @@ def kernel_rows(watch: Watch):
 
 def code(watch: Watch):
     """Size and instructions of the kernels of each step, as they were launched."""
-    q, k, v = watch.inputs(1, min(watch.N, 1024))
+    small = watch.inputs(1, min(watch.N, 1024))
     found = []
     for step in STEPS:
+        given = small
+        if step.name == "library":  # a short call takes another kernel
+            given = watch.inputs(watch.batches[0])
+            launch.forget()  # what is replayed is not launched by Triton, and is not seen
         with ExitStack() as stack:
             ran = [(name, stack.enter_context(compiled.caught(f))) for name, f in step.kernels]
             try:
-                step.forward(q, k, v)
+                step.forward(*given)
             except Exception as problem:
                 reason = one_line(problem)
                 yield {"part": "code", "step": step.name, "pass": None, "reason": reason}
-        found += [(step.name, name, launched[0]) for name, launched in ran if launched]
+        found += [(step, name, launched[0]) for name, launched in ran if launched]
     with ThreadPoolExecutor(compiled.THREADS) as pool:  # each waits for a program of NVIDIA's
         facts = pool.map(lambda one: facts_of(one[2]), found)
-        for (step, name, _), row in zip(found, facts, strict=True):
-            yield {"part": "code", "step": step, "pass": name, **row}
-        shown = [one for one in found if one[:2] in EXCERPTS]
-        texts = pool.map(lambda one: compiled.describe(one[2]).excerpt("sass", LINES, 1), shown)
-        for (step, name, _), text in zip(shown, texts, strict=True):
+        for (step, name, _), (row, text) in zip(found, facts, strict=True):
+            at = {"step": step.name, "pass": name}
+            yield {"part": "code", **at, "rows": rows_of(step, name, watch), **row}
             if text:
-                yield {"part": "text", "step": step, "pass": name, "text": text}
+                yield {"part": "text", **at, "text": text}
 
 
-def facts_of(kernel) -> dict:
-    """Registers, memory, programs to a multiprocessor and instructions of a launched kernel."""
+def rows_of(step, which: str, watch) -> int | None:
+    """Rows of a tile of one of the two passes of a step; None of a kernel that is no pass."""
+    if step.name == "library":
+        settings = passes.of_library(watch.dtype, torch.device(watch.device))
+    else:
+        settings = step.settings
+    return None if settings is None else getattr(settings, which).rows
+
+
+def facts_of(kernel) -> tuple[dict, str]:
+    """Registers, memory, programs to a multiprocessor and instructions of a launched kernel.
+
+    And its machine code, a line of each kind; empty where nothing disassembles it.
+    """
+    text = ""
     found = compiled.describe(kernel, sass=False)
     row = {
         "reason": None,
@@ -262,13 +282,15 @@ def facts_of(kernel) -> dict:
     sass = profiling.disassemble(cubin) if cubin else None
     if sass:
         lines = profiling.LINE.findall(sass)
-        text = "\n".join(" ".join(line[1:]) for line in lines)
+        bare = "\n".join(" ".join(line[1:]) for line in lines)
         mix = profiling.instructions(sass)
-        row |= {"hash": hashlib.sha256(text.encode()).hexdigest()[:12]}
+        row |= {"hash": hashlib.sha256(bare.encode()).hexdigest()[:12]}
         row |= {"instructions": mix["all"].total(), "loop": mix["loop"].total()}
         row |= {f"all: {kind}": mix["all"][kind] for kind in CLASSES}
         row |= {f"loop: {kind}": mix["loop"][kind] for kind in CLASSES}
-    return row
+        whole = "\n".join(re.findall(r"/\*[0-9a-f]{4,}\*/[^;]*;", sass))
+        text = replace(found, stages={"sass": whole}).excerpt("sass", LINES, 1)
+    return row, text
 
 
 def resident(found) -> int | None:

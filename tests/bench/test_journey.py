@@ -92,10 +92,45 @@ def test_the_code_of_every_kernel_is_described(watch):
     assert len({row["hash"] for row in rows}) == 1  # the same instructions, the same hash
 
 
-def test_some_machine_code_is_shown(watch):
+def test_the_machine_code_of_every_kernel_is_shown(watch):
     texts = [row for row in study.code(watch) if row["part"] == "text"]
-    assert [(row["step"], row["pass"]) for row in texts] == list(study.EXCERPTS)
+    every = [(step.name, which) for step in STEPS for which, _ in step.kernels]
+    assert [(row["step"], row["pass"]) for row in texts] == every and ("library", "state") in every
     assert all("MUFU.EX2" in row["text"] for row in texts)
+
+
+def test_lines_of_machine_code_are_told_apart(monkeypatch):
+    """As cuobjdump writes them: what is computed behind them is its encoding."""
+    sass = (
+        "  /*0010*/  @!P0 HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8].tnspA.tnspB, R24 ; /* 0xa */\n"
+        "                                                                   /* 0xb */\n"
+        "  /*0020*/  MEMBAR.ALL.CTA ; /* 0xc */\n  /*0030*/  DEPBAR.LE SB0, 0x0 ; /* 0xd */\n"
+        "  /*0040*/  BAR.SYNC 0x0 ; /* 0xe */\n  /*0050*/  LDGDEPBAR ; /* 0xf */\n"
+    )
+    monkeypatch.setattr(compiled, "describe", lambda kernel, sass=True: CODE)
+    monkeypatch.setattr(study.profiling, "disassemble", lambda cubin: sass)
+    row, text = study.facts_of(SimpleNamespace(asm={"cubin": b"code"}))
+    lines = text.splitlines()
+    assert lines[0].startswith("/*0010*/  @!P0 HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8]")
+    assert lines[1:] == ["/*0040*/  BAR.SYNC 0x0 ;"] and row["loop"] == 0
+
+
+def test_the_library_is_described_in_the_form_that_was_timed(watch, monkeypatch):
+    """Not by a short call, which takes another kernel, nor by one that is replayed."""
+    seen = []
+
+    def launched(q, k, v):
+        seen.append(tuple(q.shape))
+        return v
+
+    monkeypatch.setattr(study, "STEPS", (STEPS[6], STEPS[-1]._replace(forward=launched)))
+    forgotten = []
+    monkeypatch.setattr(study.launch, "forget", lambda: forgotten.append(True))
+    watch.N, watch.batches = 2048, (2, 1)
+    rows = [row for row in study.code(watch) if row["part"] == "code"]
+    assert seen == [(2, 1, 2048, 64)] and forgotten
+    tiles = {(row["step"], row["pass"]): row["rows"] for row in rows}
+    assert tiles["fused", "state"] == 64 and tiles["library", "state"] == 32  # the interpreter's
 
 
 def test_waves_count_programs_and_tiles(watch):

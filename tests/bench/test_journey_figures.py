@@ -67,7 +67,7 @@ def test_instructions_bound_a_step_from_above(told):
 
 
 def test_verdicts(told):
-    assert told.verdict("python-loop", 8) == "–"
+    assert told.verdict("python-loop", 8) == "where we start"
     assert told.verdict("too-deep", 8) == "does not run"
     assert told.verdict("whole-tensors", 8) == "4 % less time than python-loop"
     assert told.verdict("library", 8).endswith("less time than whole-waves")
@@ -94,7 +94,7 @@ def test_the_table_has_every_step(told):
 def test_a_card_for_every_step(told):
     for name in NAMES:
         card = told.card(name)
-        assert len(card) == (2 if told.codes(name) else 1)
+        assert len(card) == 1 + bool(told.codes(name)) + bool(told.passes(name, 8)), name
         assert all(len(row) == len(table.columns) for table in card for row in table.rows), name
     page = told.card("fused")._repr_html_()
     assert page.index("measured") < page.index("<details>") < page.index("registers")
@@ -104,6 +104,8 @@ def test_a_card_for_every_step(told):
     tensor, flops, _ = told.size(told.batches[0])
     assert work["bytes [GB]"] == style.number(journey.count("whole-tensors") * tensor / 1e9)
     assert work["FLOPs [10⁹]"] == style.number(flops / 1e9)
+    kernels = told.card("fused")[1].rows
+    assert kernels == [["PyTorch", "0.2", "0.2"], ["state", "0.5", "0.5"], ["output", "0.3", "0.3"]]
     assert "multiplied by 128" in told.card("python-loop")[0].caption
     assert "no room" in told.card("too-deep")[0].caption
 
@@ -119,6 +121,29 @@ def test_excerpts_leave_out_addresses(told):
     found = journey.Journey(Study("journey", H100, [*rows(), row])).excerpt("split")
     assert found == "FFMA R4, R3 ;\n    … 9 more with FFMA"
     assert told.excerpt("split") == "not recorded"
+
+
+def test_a_card_shows_the_machine_code_of_each_pass():
+    at = {"part": "text", "step": "fused"}
+    texts = [{**at, "pass": x, "text": f"/*0e20*/   {x.upper()} R4 ;"} for x in ("state", "output")]
+    told = journey.Journey(Study("journey", H100, [*rows(), *texts]))
+    assert told.excerpt("fused", "output") == "OUTPUT R4 ;"
+    folded, unfolded = (told.card("fused", x)._repr_html_() for x in (False, True))
+    assert folded.index("<details>") < folded.index("registers") < folded.index("STATE R4")
+    assert unfolded.index("registers") < unfolded.index("<details>") < unfolded.index("STATE R4")
+    for page in (folded, unfolded):
+        assert page.count("<details>") == page.count("</details>") == 1
+        assert "OUTPUT R4" in page
+    assert "STATE R4" not in told.card("masks")._repr_html_()
+
+
+def test_the_library_is_predicted_by_the_tiles_that_were_recorded(told):
+    """Its settings follow from the GPU, so that the step cannot name them."""
+    wide = [r | ({"rows": 128} if r.get("step") == "library" else {}) for r in rows()]
+    other = journey.Journey(Study("journey", H100, wide))
+    issue = 65536 * 64 / 128 * 400 * 4 / (4 * 132) / 1755e3  # ms for one pass
+    assert other.predicted("library", 8).most == pytest.approx(0.7 + 2 * issue, rel=1e-3)
+    assert str(told.predicted("library", 8)) == "0.641"  # of a record without them
 
 
 def test_words_are_broken_where_they_should():
@@ -217,6 +242,17 @@ def test_small_changes_are_small():
     assert journey.changes("reciprocal", context=0).text.count("\n") == 2
     assert "num_stages=9" in journey.changes("too-deep").text
     assert journey.changes("wide").text.count("rows=128") == 2
+    assert journey.changes("pipelined").text.count("num_stages=3") == 2
+
+
+def test_new_kernels_are_compared_with_all_of_the_step_before():
+    for name in ("split", "library"):
+        lines = journey.changes(name).text.splitlines()
+        assert any(line.startswith("-") for line in lines), name
+        kept = [line for line in lines if line.startswith(" ") and listings.APART not in line]
+        assert kept, f"{name} shares lines with the step before"
+    page = journey.changes("split", folded=True)._repr_html_()
+    assert page.startswith("<details><summary>The diff from tiles</summary>")
 
 
 def test_a_diff_fits_a_phone():

@@ -10,6 +10,7 @@ again.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ... import bidirectional
 from ...ops import linear_attention
 from . import (
     columns,
@@ -48,7 +49,7 @@ class Step(NamedTuple):
     before: str | None  # the step that it changes
     regions: tuple  # (module, name of a marked region), what the step's diff is made of
     kernels: tuple = ()  # (pass, Triton kernel) in the order of their launches
-    settings: passes.Settings | None = None  # of the two passes
+    settings: passes.Settings | None = None  # of the two passes; the library chooses its own
     rows: int = 1  # N has to be a multiple of it
 
 
@@ -103,7 +104,9 @@ STEPS = (
     settings("eight-warps", "eight warps", eight_warps, "wide", 128),
     settings("guessed-waves", "as many parts as should fit", guessed_waves, "wide", 128),
     settings("whole-waves", "as many parts as do fit", whole_waves, "guessed-waves", 128),
-    Step("library", "any shape, stride and sequence", linear_attention, "whole-waves", ()),
+    Step("library", "any shape, stride and sequence", linear_attention, "whole-waves",
+         ((bidirectional, "state-kernel"), (bidirectional, "output-kernel")),
+         (("state", bidirectional.state_kernel), ("output", bidirectional.output_kernel))),
 )  # fmt: skip
 
 

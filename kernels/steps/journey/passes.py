@@ -30,6 +30,13 @@ class Settings(NamedTuple):
     output: Tile = Tile()
 
 
+def of_library(dtype, device):
+    """Settings by which the library launches its two passes for heads of 64."""
+    arch, _ = configs.hardware(device)
+    found = [configs.tile(f"{x}_kernel", 64, 64, dtype, arch) for x in Settings._fields]
+    return Settings(*(Tile(t.rows, t.num_warps, t.num_stages, t.resident) for t in found))
+
+
 def parts(tile, N, heads, device):
     """Into how many parts the rows of a head are cut."""
     if tile.resident is None:
