@@ -20,14 +20,17 @@ FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(.*)$")
 PROSE = {"admonition", "dropdown", "exercise", "important", "margin", "note", "solution", "tip"}
 PROSE |= {"attention", "caution", "danger", "hint", "seealso", "sidebar", "warning"}
 
-UNITS = r"ms|[µμu]s|ns|[KMGT]B/s|[GT]FLOP/s"
+UNITS = r"ms|[µμu]s|ns|(?:milli|micro|nano)seconds?|[KMGT]i?B ?(?:/ ?|per )s(?:econd)?"
+UNITS += r"|[GT]FLOPS|[GT]FLOPs? ?(?:/ ?|per )s(?:econd)?"
 MEASURED = re.compile(
-    rf"\d[\s\u00a0\u202f]*(?:(?:{UNITS})\b"
+    rf"\d[\s*\u00a0\u202f]*(?:(?:{UNITS})\b"
     r"|×(?!\s*(?:[\d(A-Z]|\w\b))"
-    r"|times (?:as (?:fast|long|slow)|faster|less|more|slower)\b"
+    r"|(?:times|x) (?:as (?:fast|long|slow)|faster|less|more|slower)\b"
     r"|% (?:faster|less|more|of|slower)\b)"
 )
-ALLOWED = re.compile(r"predict|\{cite|data sheet", re.IGNORECASE)
+ALLOWED = re.compile(r"\bpredict|\{cite|data sheet", re.IGNORECASE)
+# A number alone, with its unit or without: that counts as prose where it stands in code or math.
+NUMBER = re.compile(rf"[≈~<>±\s]*\d[\d.,\s]*(?:×|%|{UNITS})?\s*")
 
 
 def cells(text: str) -> list[list[str]]:
@@ -37,7 +40,10 @@ def cells(text: str) -> list[list[str]]:
 
 
 def prose(text: str) -> list[tuple[int, str]]:
-    """Numbered lines outside header, code and the README's drawn part; code and math cut out."""
+    """Numbered lines outside header, code and the README's drawn part.
+
+    Code and math within a line are cut out, but for numbers that stand in them alone.
+    """
     kept, fences, skipped = [], [], re.match(r"---\n.*?\n---\n", text, re.DOTALL)
     header = skipped.group().count("\n") if skipped else 0
     drawn = False
@@ -53,8 +59,20 @@ def prose(text: str) -> list[tuple[int, str]]:
                 name = re.match(r"\{([\w-]+)\}", info)
                 fences.append((mark, not name or name.group(1) not in PROSE))
         elif number > header and not drawn and not any(code for _, code in fences):
-            kept.append((number, re.sub(r"`[^`]+`|\$[^$]+\$", "", mark_citations(line))))
+            kept.append((number, without_code(mark_citations(line))))
     return kept
+
+
+def without_code(line: str) -> str:
+    """A line without its inline code and math; a number in them that stands alone is kept."""
+
+    def inside(found) -> str:
+        text = found.group(1) or found.group(2)
+        text = re.sub(r"\\(?:text|mathrm|quad|[ ,;])|[{}~]", " ", text.replace("\\times", "×"))
+        text = text.replace("\\%", "%").replace("\\mu", "µ")
+        return text if NUMBER.fullmatch(text) else ""
+
+    return re.sub(r"(?:\{math\})?`([^`]+)`|\$([^$]+)\$", inside, line)
 
 
 def mark_citations(line: str) -> str:
@@ -140,6 +158,16 @@ def test_no_measured_number_is_typed(page):
         "It is 250 × as fast.",
         "It is 3 times faster.",
         "It reaches 94 % of copy speed.",
+        "It takes {math}`0.72` ms.",
+        "It takes `0.72` ms, or `0.72 ms`.",
+        r"It takes $0.72\,\text{ms}$.",
+        r"It is $2.5\times$ faster.",
+        r"It takes **0.72** ms, or {math}`0.72\ \mathrm{ms}`.",
+        "It takes 0.72 milliseconds.",
+        "It is 3x faster.",
+        "It does 12 TFLOP / s.",
+        "It moves 2.5 TB per second.",
+        "It takes 5 ms, unpredicted.",
         ":::{note}\nIt takes 5 ms.\n:::",
         "```{note}\nIt takes 5 ms.\n```",
         "```python\nx = 1\n```\nIt takes 5 ms.",
@@ -157,6 +185,7 @@ def test_a_typed_number_is_found(line):
         "The data sheet says 3.35 TB/s.",
         "Tiles of 64 × 64 and 16×D elements.",
         "Write `sleep(5 ms)` and $t = 5 ms$.",
+        r"Tiles of $64 \times 64$, {math}`N = 3` times more rows, `4` times, and `x` ms.",
         "```python\n# 5 ms\n```",
         "````md\n```{note}\nIt takes 5 ms.\n```\n````",
         "---\ntime: 5 ms\n---\n",
