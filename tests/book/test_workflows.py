@@ -96,3 +96,10 @@ def test_what_ci_calls_is_what_the_script_calls():
     assert commands(job) == script
     kept = [step["with"]["path"] for step in job["steps"] if step.get("if") == "failure()"]
     assert "_build/html/reports" in kept[0]
+
+
+def test_a_browser_is_there_before_the_tests_that_skip_without_one():
+    script = (ROOT / ".ci/run").read_text()
+    assert script.index("install -y -qq --no-install-recommends chromium") < script.index(
+        "\nmake test\n"
+    )

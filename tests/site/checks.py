@@ -360,11 +360,13 @@ def controls(page) -> list[str]:
               : e.type === 'radio' ? [true]
               : e.tagName === 'SELECT' ? [...e.options].map((o) => o.value) : [];
             if (e.type === 'range' || e.type === 'number') {
-              const [low, high, step] = [+e.min, +(e.max || 100), +(e.step || 1)];
+              const [low, high] = [+e.min, +(e.max || 100)];
+              const step = e.step === 'any' ? (high - low) / 12 : +(e.step || 1);
               const all = Math.round((high - low) / step), jump = Math.max(1, Math.ceil(all / 12));
               for (let i = 0; i <= all; i += jump) values.push(String(low + i * step));
             }
-            if (e.tagName === 'SELECT' && values.length < 2)
+            if (!values.length) faults.push(`nothing could be tried: ${where}`);
+            if (e.tagName === 'SELECT' && values.length === 1)
               faults.push(`nothing to choose: ${where}`);
             // What shows the same as another state, and what no word speaks of.
             const walk = async () => {

@@ -43,6 +43,7 @@ RANGE = (
     '<div class="book-figure"><label>Chunk <input type="range" min="0" max="3" value="0" '
     'oninput="{script}"></label><p class="said">0</p></div>'
 )
+SMOOTH = RANGE.replace('value="0"', 'value="0" step="any"')
 
 DRAWS = "this.closest('article').querySelector('path').dataset.d = 'M' + "
 COUNT = "this.parentElement.querySelector('i').textContent"
@@ -99,6 +100,11 @@ FAULTS = {
         ),
         (
             RANGE.format(script=SAYS + "Math.min(2, this.value)"),
+            RANGE.format(script=SAYS + "this.value"),
+        ),
+        (SMOOTH.format(script=""), SMOOTH.format(script=SAYS + "this.value")),
+        (
+            "<label>N <input type=range min=0 max=x></label>",
             RANGE.format(script=SAYS + "this.value"),
         ),
         (
