@@ -230,7 +230,8 @@ def summed(events, repeats: int) -> list[dict]:
 
 def _bare(name: str) -> str:
     """The name of a kernel without its arguments and what it was made for."""
-    return (re.sub(r"<.*|\(.*", "", name).strip() or name)[:120]
+    named = name.replace("(anonymous namespace)::", "")
+    return (re.sub(r"<.*|\(.*", "", named).strip() or name)[:120]
 
 
 def case(contender: str, work: str, ceiling: dict[str, float], **shape) -> list[dict]:

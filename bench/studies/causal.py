@@ -405,6 +405,9 @@ def labelled(rows: list[dict]) -> list[dict]:
             name, options = COUNTED[at]
             keep = {k: v for k, v in row.items() if k not in ("kind", "contender", "work")}
             found.append({**keep, "step": name, "segment": options.get("segment")})
+    if rows and not found:
+        names = ", ".join(dict.fromkeys(row["kernel"] for row in rows))
+        found = [failed("counters", f"no kernel of a step after a {MARK!r} among: {names}")]
     return found
 
 

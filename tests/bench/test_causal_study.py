@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import compiled, timing
+from bench import compiled, profiling, timing
 from bench.studies import causal as study
 
 CODE = compiled.Compiled({}, 4, 16, 26, 0)
@@ -67,16 +67,19 @@ def test_a_call_that_fails_is_said(watch):
 
 def test_the_profilers_rows_get_their_step():
     kernels = [
-        "spin_kernel",
+        "at::cuda::(anonymous namespace)::spin_kernel(long)",
         "recurrent_kernel",
-        "spin_kernel",
-        "at::FillFunctor",
+        "at::cuda::(anonymous namespace)::spin_kernel(long)",
+        "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>(int)",
         "chunked_kernel",
     ]
-    rows = study.labelled([{"kernel": k, "status": "ok", "kind": "counters"} for k in kernels])
+    bare = [profiling._bare(kernel) for kernel in kernels]
+    rows = study.labelled([{"kernel": k, "status": "ok", "kind": "counters"} for k in bare])
     assert [(r["step"], r["kernel"]) for r in rows] == [
         ("recurrent", "recurrent_kernel"),
         ("chunked", "chunked_kernel"),
     ]
+    (lost,) = study.labelled([{"kernel": "at::cuda::", "status": "ok"}])
+    assert lost["part"] == "failed" and "at::cuda::" in lost["reason"]
     missing = [{"status": "not available", "reason": "no ncu", "kind": "counters"}]
     assert study.labelled(missing)[0]["reason"] == "no ncu"
