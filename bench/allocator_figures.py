@@ -214,7 +214,7 @@ def _fits(study: Study) -> Figure:
             mine = [r for r in found if r["contender"] == way]
             label, color = contenders.label(way), PALETTE[i % len(PALETTE)]
             n = [r.get("fits_n", r["predicted_n"]) for r in mine]
-            symbols = ["circle" if "fits_n" in r else "circle-open" for r in mine]
+            symbols = [_symbol(r) for r in mine]
             data.append(
                 {
                     "type": "scatter",
@@ -222,7 +222,7 @@ def _fits(study: Study) -> Figure:
                     "name": label,
                     "x": [r["limit_gib"] for r in mine],
                     "y": n,
-                    "line": {"color": color, "width": 2},
+                    "line": {"color": color, "width": 2, "dash": _dash(i)},
                     "marker": {"color": color, "size": 9, "symbol": symbols},
                     "hovertemplate": f"{label}, %{{x}} GiB: %{{y:,}} tokens<extra></extra>",
                     "meta": [o, w],
@@ -232,6 +232,8 @@ def _fits(study: Study) -> Figure:
             said.append(f"{label} {n[-1]:,} tokens in {mine[-1]['limit_gib']} GiB")
             for r in mine:
                 seen = f"{r['fits_n']:,}" if "fits_n" in r else "not run"
+                if r.get("batch_fits"):
+                    seen += f", but {r['batch_fits']:,} sequences of {r['batch_n']:,}"
                 body.append([label, str(r["limit_gib"]), f"{r['predicted_n']:,}", seen])
         what = f"{order}, {WORKS[work]}"
         alts[key] = f"Longest sequence that fits, {what}: {'; '.join(said) or 'not measured'}."
@@ -253,6 +255,18 @@ def _fits(study: Study) -> Figure:
     }
     switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
+
+
+def _symbol(row) -> str:
+    """Full where that length was run into, with a dot where as many tokens were in short ones."""
+    if "fits_n" in row:
+        return "circle"
+    return "circle-open-dot" if row.get("batch_fits") else "circle-open"
+
+
+def _dash(i: int) -> str:
+    """Of the i-th line: the colours come again after the last of the palette."""
+    return ("solid", "dash")[i // len(PALETTE) % 2]
 
 
 def misses(study: Study) -> tables.Table:

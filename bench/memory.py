@@ -14,14 +14,17 @@ import torch
 
 from . import contenders, fresh, runner
 from .roofline import FORWARD, Shape
+from .timing import DeviceLost, answers
 
 GIB = 2**30
 LENGTHS = (1024, 2048, 4096, 16384, 65536)  # where peaks are measured
 SIZES_GIB = (16, 24, 40, 80)
 STEP = 128  # lengths that are tried are multiples of it, so that no tile is cut
-COMPILES = ("compiled",)  # anew for every length
+COMPILES = ("compiled",)  # anew for every shape
 FEW = (4096, 65536)  # where peaks are measured of those that compile or tune for long
-PATIENCE_S = 4.0  # a length whose call would take longer is predicted, and not run
+PATIENCE_S = 4.0  # a length at which two calls would take longer is predicted, and not run
+FIRST_PATIENCE_S = 12.0  # the same for the smallest of the sizes
+SHORT = 4096  # then as many tokens are run as sequences of this length, which takes less time
 
 
 @dataclass(frozen=True)
@@ -68,26 +71,27 @@ def fit(points: list[tuple[int, float]]) -> Model:
     return Model(float(peak[-1] - per_token * n[-1]), float(per_token), 0.0)
 
 
-def largest(fits, guess: int, tolerance: float = 0.02) -> tuple[int, int]:
+def largest(fits, guess: int, tolerance: float = 0.02, unit: int = STEP) -> tuple[int, int]:
     """(the largest N that fits, the least that does not), found around `guess`.
 
-    They are multiples of STEP, and within `tolerance` of each other. `fits(n)` says whether n fits.
+    They are multiples of `unit`, and within `tolerance` of each other. `fits(n)` says whether n
+    fits.
     """
-    step = max(STEP, int(guess * tolerance) // STEP * STEP)
-    guess = max(STEP, guess // STEP * STEP)
+    step = max(unit, int(guess * tolerance) // unit * unit)
+    guess = max(unit, guess // unit * unit)
     low, high = (guess, None) if fits(guess) else (None, guess)
     while low is None or high is None:
         if high is None:
             n = low + step
             low, high = (n, None) if fits(n) else (low, n)
         else:
-            if high <= STEP:
+            if high <= unit:
                 return 0, high
-            n = max(STEP, high - step)
+            n = max(unit, high - step)
             low, high = (n, high) if fits(n) else (None, n)
         step *= 2
-    while high - low > max(STEP, tolerance * guess):
-        middle = (low + high) // 2 // STEP * STEP
+    while high - low > max(unit, tolerance * guess):
+        middle = (low + high) // 2 // unit * unit
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low, high
 
@@ -188,7 +192,11 @@ def survey(
     dtype: str = "bfloat16",
     device: str = "cuda",
 ):
-    """Yields rows of a contender for the (causal, work) in `cases`: its peaks and longest N."""
+    """Yields rows of a contender for the (causal, work) in `cases`: its peaks and longest N.
+
+    Those that compile or tune for long are called at FEW lengths, and run into the smallest size
+    alone, or into none.
+    """
     c = contenders.get(contender)
     missing = c.available()
     for causal, work in cases:
@@ -197,7 +205,7 @@ def survey(
         case = {"contender": contender, "label": c.label, "causal": causal, "work": work}
         case |= {"B": B, "H": H, "D": D, "dtype": dtype}
 
-        def shape(n, causal=causal):
+        def shape(n, B=B, causal=causal):
             return Shape(B, H, n, D, D, dtype, causal)
 
         if missing is not None:
@@ -211,9 +219,15 @@ def survey(
             yield {"kind": "peak", **case, "N": n, **fact}
             if fact["status"] == "ok":
                 points.append((n, fact["peak_allocated_bytes"], fact["seconds"]))
-        for size in () if slow else sizes_gib:
+        for size in sizes_gib:
+            patience_s = FIRST_PATIENCE_S if size == min(sizes_gib) else PATIENCE_S
+            skip = None
+            if contender in COMPILES:
+                skip = "it compiles anew for every length"
+            elif slow and size > min(sizes_gib):
+                skip = "it tunes itself, and is run into the smallest size alone"
             row = {"kind": "fits", **case, "limit_gib": size}
-            yield row | _fits(c, shape, work, size, points, device)
+            yield row | _fits(c, shape, work, size, points, device, patience_s, skip)
 
 
 def _try(contender, shape: Shape, work: str, device: str, peaks: bool = True) -> dict:
@@ -229,11 +243,19 @@ def _try(contender, shape: Shape, work: str, device: str, peaks: bool = True) ->
         fact["out_of_memory"] = isinstance(problem, torch.OutOfMemoryError)
         del problem
         runner.free(device)
+        if device == "cuda" and not answers():  # nothing after it would be a measurement
+            raise DeviceLost(fact["reason"]) from None
         return fact
 
 
-def _fits(contender, shape, work, size_gib: int, points, device: str) -> dict:
-    """The longest N within a size: as the model predicts it, and as it was run into."""
+def _fits(
+    contender, shape, work, size_gib: int, points, device: str, patience_s: float, skip: str | None
+) -> dict:
+    """The longest N within a size: as the model predicts it, and as it was run into.
+
+    Where two calls would take more than `patience_s` seconds, as many tokens are run as shorter
+    sequences; where there is a reason to `skip` it, nothing is run.
+    """
     if len(points) < 2:
         return {"status": "failed", "reason": "no model: it ran at fewer than two lengths"}
     model = fit([(n, peak) for n, peak, _ in points])
@@ -248,27 +270,23 @@ def _fits(contender, shape, work, size_gib: int, points, device: str) -> dict:
         "predicted_n": guess,
     }
     n, _, seconds = points[-1]
-    growth = guess / n if contender.function.family == "linear" else (guess / n) ** 2
+    linear = contender.function.family == "linear"
+    call_s = seconds * (guess / n if linear else (guess / n) ** 2)
     if guess < STEP:
         return row | {"status": "failed", "reason": "it does not fit at all"}
-    if 2 * seconds * growth > PATIENCE_S:
-        reason = f"predicted, and not run: a call would take {seconds * growth:.0f} s"
-        return row | {"status": "predicted", "reason": reason}
-    limit_memory(held / total, device)
-    seen = {}
-
-    def fits(n):
-        seen[n] = _try(contender, shape(n), work, device, peaks=False)
-        if seen[n]["status"] != "ok" and not seen[n].get("out_of_memory"):
-            raise RuntimeError(f"at N = {n}: {seen[n]['reason']}")
-        return seen[n]["status"] == "ok"
-
+    if skip:
+        return row | {"status": "predicted", "reason": f"predicted, and not run: {skip}"}
+    if 2 * call_s > patience_s:
+        reason = f"predicted, and not run: a call would take {call_s:.0f} s"
+        row |= {"status": "predicted", "reason": reason}
+        short_s = seconds * guess / n * (1 if linear else SHORT / n)
+        if model.per_pair or guess < 2 * SHORT or 2 * short_s > PATIENCE_S:
+            return row
+        return row | _in_batch(contender, shape, work, device, guess, held / total, reason)
     try:
-        low, high = largest(fits, guess)
+        low, high, tries = _run_into(contender, shape, work, device, guess, held / total)
     except RuntimeError as problem:
         return row | {"status": "failed", "reason": str(problem)[:240]}
-    finally:
-        limit_memory(1.0, device)
     missed = None if low == 0 else guess / low - 1
     return row | {
         "status": "ok",
@@ -276,8 +294,52 @@ def _fits(contender, shape, work, size_gib: int, points, device: str) -> dict:
         "fits_n": low,
         "fails_n": high,
         "prediction_error": missed,
-        "tries": len(seen),
+        "tries": tries,
     }
+
+
+def _in_batch(contender, shape, work, device: str, guess: int, share: float, reason: str) -> dict:
+    """How many sequences of SHORT tokens fit, where as many tokens in long ones take too long.
+
+    What a token needs is the same in both, but for what the model has as `per_pair`.
+    """
+    predicted = guess * shape(SHORT).B // SHORT
+    try:
+        low, high, tries = _run_into(
+            contender, lambda b: shape(SHORT, B=b), work, device, predicted, share, unit=1
+        )
+    except RuntimeError as problem:
+        return {"reason": f"{reason}; in short sequences: {problem}"[:240]}
+    return {
+        "reason": f"{reason}; as many tokens were run as sequences of {SHORT:,}",
+        "batch_n": SHORT,
+        "batch_predicted": predicted,
+        "batch_fits": low,
+        "batch_fails": high,
+        "batch_error": None if low == 0 else predicted / low - 1,
+        "tries": tries,
+    }
+
+
+def _run_into(contender, shape, work, device: str, guess: int, share: float, unit: int = STEP):
+    """(the largest that fits `share` of the memory, the least that does not, calls that it took).
+
+    `shape(n)` is what is run for n. Raises RuntimeError for a call that fails in another way.
+    """
+    seen = {}
+
+    def fits(n):
+        seen[n] = _try(contender, shape(n), work, device, peaks=False)
+        if seen[n]["status"] != "ok" and not seen[n].get("out_of_memory"):
+            raise RuntimeError(f"at {shape(n)}: {seen[n]['reason']}")
+        return seen[n]["status"] == "ok"
+
+    limit_memory(share, device)
+    try:
+        low, high = largest(fits, guess, unit=unit)
+    finally:
+        limit_memory(1.0, device)
+    return low, high, len(seen)
 
 
 def capacity(device: str) -> int:

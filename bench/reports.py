@@ -131,7 +131,8 @@ def _longest(rows, case, study) -> Table:
             if r["status"] == "ok":
                 line.append(f"{r['fits_n']:,} ({r['predicted_n']:,})")
             elif r["status"] == "predicted":
-                line.append(f"({r['predicted_n']:,})")
+                many = f"{r['batch_fits']:,} × {r['batch_n']:,} " if r.get("batch_fits") else ""
+                line.append(f"{many}({r['predicted_n']:,})")
             else:
                 line.append("–")
             if r["reason"]:
@@ -141,6 +142,11 @@ def _longest(rows, case, study) -> Table:
         f"Longest sequence that fits (in brackets: as predicted), "
         f"{style.order(case['causal'])}, {style.work_name(case['work'])}; {study.line}."
     )
+    if any("×" in text for line in cells for text in line[1:]):
+        caption += (
+            " b × N: run as b sequences of N tokens, since a call of that length takes too long; "
+            "together they have the tokens of a whole batch of predicted length, or nearly."
+        )
     return Table(["contender", *(f"{s} GiB" for s in sizes)], cells, caption, notes)
 
 

@@ -1,6 +1,6 @@
 """Memory by contender and length, and the longest sequence that fits GPUs of several sizes."""
 
-from .. import fresh
+from .. import contenders, fresh
 from ..roofline import FORWARD, FORWARD_BACKWARD
 
 ABOUT = "peak memory by contender and length, and the longest sequence that fits"
@@ -15,20 +15,43 @@ CONTENDERS = (
     "fla-fused-chunk",
     "fla-chunk",
     "fla-chunk-normalized",
+    "fla-simple-gla",
+    "fla-fused-recurrent",
+    "flash-attn-2",
+    "flash-attn-3",
+    "flash-attn-4",
     "compiled",
 )
+SAME = "left out: its normalizer is made by the operations of fla-chunk-normalized"
+TUNES = "left out: it tunes itself for minutes at each new length"
+LEFT_OUT = {
+    "fla-fused-chunk-normalized": SAME,
+    "fla-fused-recurrent-normalized": SAME,
+    "book-decay": "left out: the book with one more input",
+    "flash-bla": TUNES,
+    "flash-bla-simple": TUNES,
+    "loop": "left out: it does not end in time at lengths that fill a GPU",
+}
 CASES = [(causal, work) for causal in (False, True) for work in (FORWARD, FORWARD_BACKWARD)]
 LIMIT_S = 240.0  # what has not been measured by then is said to be missing
 
 
 def measure(quick: bool, say) -> list[dict]:
-    """Rows of kind "peak" (contender, order, work, N) and "fits" (contender, order, work, size)."""
+    """Rows of kind "peak" (contender, order, work, N) and "fits" (contender, order, work, size).
+
+    And a row of kind "peak" without order and work for each contender that is not here, that is
+    left out, or that ended its process.
+    """
     options = {"cases": CASES}
     if quick:
         options |= {"lengths": (4096, 16384), "sizes_gib": ()}
     names = list(CONTENDERS[:2] if quick else CONTENDERS)
+    missing = {name: why for name in names if (why := contenders.get(name).available())}
+    names = [name for name in names if name not in missing]
     say(f"memory of {', '.join(names)}")
-    return fresh.in_turn("bench.memory", "surveys", names, _failed, LIMIT_S, say, **options)
+    rows = fresh.in_turn("bench.memory", "surveys", names, _failed, LIMIT_S, say, **options)
+    rows += [_failed(name, why) | {"status": "not_installed"} for name, why in missing.items()]
+    return rows if quick else rows + [_failed(name, why) for name, why in LEFT_OUT.items()]
 
 
 def _failed(name: str, reason: str) -> dict:

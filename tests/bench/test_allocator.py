@@ -175,11 +175,16 @@ def test_the_longest_that_fits():
         case | {"limit_gib": 16, "predicted_n": 1000, "fits_n": 1024, "status": "ok"},
         case | {"limit_gib": 24, "predicted_n": 2000, "status": "predicted"},
         case | {"limit_gib": 40, "status": "failed"},
+        case
+        | {"limit_gib": 80, "predicted_n": 4000, "status": "predicted"}
+        | {"batch_n": 64, "batch_fits": 500},
     ]
     figure = allocator_figures.fits([studies.Study("memory", GPU, rows)])
     figure.plotly()
     (trace,) = figure.data
-    assert trace["y"] == [1024, 2000] and trace["marker"]["symbol"] == ["circle", "circle-open"]
+    assert trace["y"] == [1024, 2000, 4000]
+    assert trace["marker"]["symbol"] == ["circle", "circle-open", "circle-open-dot"]
+    assert figure.numbers["0,0"].rows[2][3] == "not run, but 500 sequences of 64"
     assert figure.numbers["0,0"].rows[1] == ["Eager PyTorch, linear", "24", "2,000", "not run"]
     assert figure.alts["1,0"].endswith("causal, forward: not measured.")
     assert isinstance(allocator_figures.fits([]), tables.Table)

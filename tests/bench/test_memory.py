@@ -117,10 +117,93 @@ def test_too_slow_to_run_is_predicted_only(enter, monkeypatch):
         return {"peak_allocated_bytes": 2048 * shape.N, "seconds": 1.0}
 
     monkeypatch.setattr(memory, "call_once", call_once)
+    monkeypatch.setattr(memory, "run_once", lambda *x: pytest.fail("it was run"))
     slow = enter("slow", function=truth.SOFTMAX)
     *_, row = memory.survey(slow, [(False, FORWARD)], sizes_gib=(16,), **SMALL)
     assert row["status"] == "predicted"
-    assert row["predicted_n"] > 0 and "fits_n" not in row
+    assert row["predicted_n"] > 0 and "fits_n" not in row and "batch_fits" not in row
+
+
+def tokens(limit, seconds, extra=0):
+    """`call_once` of an operator that needs 2 KiB for each token of a sequence, and `extra`."""
+
+    def call_once(contender, shape, work, device):
+        peak = (2048 + extra * (shape.N <= memory.SHORT)) * shape.B * shape.N
+        if peak > limit["bytes"]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        limit["called"].append((shape.B, shape.N))
+        return {"peak_allocated_bytes": peak, "seconds": seconds * shape.B * shape.N**2}
+
+    return call_once
+
+
+@pytest.mark.parametrize("extra", [0, 512])
+def test_what_takes_too_long_is_run_as_many_short_sequences(enter, monkeypatch, extra):
+    limit = {"bytes": 80 * 2**30, "called": []}
+    call = tokens(limit, 4e-12, extra)
+    monkeypatch.setattr(memory, "call_once", call)
+    monkeypatch.setattr(memory, "run_once", call)
+    monkeypatch.setattr(
+        memory, "limit_memory", lambda share, device: limit.update(bytes=share * 80 * 2**30)
+    )
+    lengths = {"lengths": (16384, 32768, 65536)}
+    slow = enter("slow", function=truth.SOFTMAX)
+    *_, small, large = memory.survey(slow, [(False, FORWARD)], sizes_gib=(2, 80), **SMALL | lengths)
+    assert small["status"] == "ok", "the smallest size has the longer patience"
+    assert large["status"] == "predicted" and "as many tokens were run" in large["reason"]
+    assert large["batch_predicted"] == 80 * 2**30 // 2048 // memory.SHORT
+    exact = 80 * 2**30 // (2048 + extra) // memory.SHORT
+    assert large["batch_fits"] <= exact < large["batch_fails"]
+    assert large["batch_error"] == pytest.approx(extra / 2048, abs=0.04), "a miss is seen"
+    assert {n for b, n in limit["called"][3:] if b > 1} == {memory.SHORT}
+    monkeypatch.setattr(memory, "FIRST_PATIENCE_S", memory.PATIENCE_S)
+    *_, small, _ = memory.survey(slow, [(False, FORWARD)], sizes_gib=(2, 80), **SMALL | lengths)
+    assert small["status"] == "predicted" and small["batch_fits"]
+
+
+def test_a_short_sequence_that_fails_leaves_the_prediction(enter, monkeypatch):
+    call = tokens({"bytes": 80 * 2**30, "called": []}, 4e-12)
+
+    def fails(*x):
+        raise ValueError("too many sequences")
+
+    monkeypatch.setattr(memory, "call_once", call)
+    monkeypatch.setattr(memory, "run_once", fails)
+    slow, lengths = enter("slow", function=truth.SOFTMAX), {"lengths": (16384, 65536)}
+    *_, row = memory.survey(slow, [(False, FORWARD)], sizes_gib=(80,), **SMALL | lengths)
+    assert row["status"] == "predicted" and "too many sequences" in row["reason"]
+    assert "batch_fits" not in row
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "ran"), [("compiled", {}, []), ("tunes", {"tunes": 4096}, [16])]
+)
+def test_those_that_compile_or_tune_are_predicted_from_two_lengths(
+    enter, monkeypatch, name, facts, ran
+):
+    call = tokens({"bytes": 80 * 2**30, "called": []}, 1e-18)
+    monkeypatch.setattr(memory, "call_once", call)
+    monkeypatch.setattr(memory, "run_once", call)
+    monkeypatch.setattr(memory, "COMPILES", ("compiled",))
+    c = Contender(name, name, truth.LINEAR, eager.linear_attention, note="", **facts)
+    monkeypatch.setitem(contenders._registry, name, c)
+    rows = list(memory.survey(name, [(False, FORWARD)], **SMALL | {"lengths": memory.LENGTHS}))
+    assert [r["N"] for r in rows if r["kind"] == "peak"] == list(memory.FEW)
+    fits = [r for r in rows if r["kind"] == "fits"]
+    assert [r["limit_gib"] for r in fits] == list(memory.SIZES_GIB)
+    assert all(r["predicted_n"] for r in fits)
+    assert [r["limit_gib"] for r in fits if "fits_n" in r] == ran
+    assert all("not run: it " in r["reason"] for r in fits if "fits_n" not in r)
+
+
+def test_no_contender_is_passed_over_in_silence():
+    from bench import steps
+
+    steps.register()
+    field = {n for n in contenders.names() if not n.startswith(steps.PREFIX)}
+    assert field <= {*study.CONTENDERS, *study.LEFT_OUT}
+    assert not set(study.CONTENDERS) & set(study.LEFT_OUT)
+    assert all(why.startswith("left out: ") for why in study.LEFT_OUT.values())
 
 
 def test_one_real_survey_of_the_book_on_the_cpu():
@@ -156,19 +239,26 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
 
     monkeypatch.setattr(fresh, "stream", stream)
     said = []
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
     rows = study.measure(False, said.append)
     assert any(line.strip().startswith("sdpa-math: its process") for line in said)
-    assert asked == [list(study.CONTENDERS), list(study.CONTENDERS[6:])]
-    failed = [(r["contender"], r["reason"]) for r in rows if r["status"] == "failed"]
-    assert failed == [("sdpa-math", "its process ended (SIGSEGV): x")]
-    assert {r["contender"] for r in rows if r["status"] == "ok"} == set(study.CONTENDERS)
+    here = [n for n in study.CONTENDERS if not n.startswith(("fla-", "flash-attn"))]
+    assert asked == [here, here[here.index("sdpa-math") + 1 :]]
+    failed = {r["contender"]: r["reason"] for r in rows if r["status"] == "failed"}
+    assert failed == {"sdpa-math": "its process ended (SIGSEGV): x", **study.LEFT_OUT}
+    assert {r["contender"] for r in rows if r["status"] == "ok"} == set(here)
+    gone = {r["contender"] for r in rows if r["status"] == "not_installed"}
+    assert gone == set(study.CONTENDERS) - set(here)
+    said = reports.memory(studies.Study("memory", GPU, [r for r in rows if r["status"] != "ok"]))
+    assert set(failed) | gone <= {text.split(":")[0] for text in said if isinstance(text, str)}
 
 
 def test_the_study_ends_in_time(monkeypatch):
     monkeypatch.setattr(study, "LIMIT_S", -1.0)
     rows = study.measure(False, lambda text: None)
-    assert len(rows) == len(study.CONTENDERS)
-    assert all("not measured within" in r["reason"] for r in rows)
+    assert len(rows) == len(study.CONTENDERS) + len(study.LEFT_OUT)
+    late = [r["contender"] for r in rows if "not measured within" in r["reason"]]
+    assert late == [n for n in study.CONTENDERS if contenders.get(n).available() is None]
 
 
 def test_contenders_without_an_order_are_left_out_of_it():
@@ -189,7 +279,7 @@ def test_tables():
     rows.append({"kind": "fits", **case, **fits})
     predicted = {"limit_gib": 24, "status": "predicted", "predicted_n": 2048, "reason": "slow"}
     rows.append({"kind": "fits", **case, **predicted})
-    cut = {"contender": "cut", "label": "cut", "limit_gib": 16}
+    cut = {"contender": "cut", "label": "cut", "limit_gib": 16, "batch_n": 64, "batch_fits": 250}
     rows.append({"kind": "fits", **case, **predicted, **cut})
     rows.append({"kind": "peak", "contender": "late", "status": "failed", "reason": "out of time"})
     peaks, longest, held, missed = reports.memory(studies.Study("memory", GPU, rows))
@@ -199,7 +289,11 @@ def test_tables():
         ["This book", "1 (0.0977 %)", "2 (0.195 %)"],
         ["Absent", "not installed", "not installed"],
     ]
-    assert longest.rows == [["This book", "1,000 (1,024)", "(2,048)"], ["cut", "(2,048)", "–"]]
+    assert longest.rows == [
+        ["This book", "1,000 (1,024)", "(2,048)"],
+        ["cut", "250 × 64 (2,048)", "–"],
+    ]
+    assert "b sequences of N tokens" in longest.caption
     assert longest.notes[1, 2] == "not measured in time"
 
 
