@@ -10,11 +10,12 @@ import math
 from . import contenders, style
 from .hardware import Provenance
 from .results import COMPARISON, Record
-from .tables import Table
+from .tables import VOID, Table, footnote, marks
 
 # Copies closer than this are no measure: times of some microseconds differ by a tenth between two
 # machines whatever binds them.
 TELLS = 1.2
+TIMES_VOID, COPY_VOID = "void: unsteady", "void: unsteady copy"
 
 
 def binds(speedup: float, copies: float) -> str:
@@ -37,7 +38,9 @@ def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[di
         if b is None or not (a.ok and b.ok):
             continue
         speedup, copies = a.median_ms / b.median_ms, a.floor_ms / b.floor_ms
-        void = bool(a.unsteady or b.unsteady)
+        void = TIMES_VOID if a.void or b.void else None
+        if a.floor_void or b.floor_void:
+            void = void or COPY_VOID
         found.append(
             {
                 **{k: getattr(a, k) for k in key},
@@ -45,7 +48,9 @@ def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[di
                 "second_ms": b.median_ms,
                 "speedup": speedup,
                 "copies": copies,
-                "binds": "void: unsteady" if void else binds(speedup, copies),
+                "binds": void or binds(speedup, copies),
+                "first_void": a.void,
+                "second_void": b.void,
             }
         )
     return found
@@ -93,10 +98,10 @@ def table(
             contenders.label(r["contender"]),
             f"({r['B']}, {r['H']}, {r['N']}, {r['D']})",
             f"{style.order(r['causal'])}, {style.work_name(r['work'])}",
-            style.number(r["first_ms"]),
-            style.number(r["second_ms"]),
-            f"{r['speedup']:.2f}",
-            f"{r['copies']:.2f}",
+            style.number(r["first_ms"]) + marks(r["first_void"], None),
+            style.number(r["second_ms"]) + marks(r["second_void"], None),
+            VOID if r["binds"] == TIMES_VOID else f"{r['speedup']:.2f}",
+            VOID if r["binds"] == COPY_VOID else f"{r['copies']:.2f}",
             r["binds"],
         ]
         for r in found
@@ -105,7 +110,7 @@ def table(
     times = [f"{p.gpu.removeprefix('NVIDIA ')} [ms]" for p in (one, two)]
     columns = ["contender", "shape", "work", *times, "speed-up", "of the copy", "bound by"]
     caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
-    caption += unlike(one, two)
+    caption += unlike(one, two) + footnote([row[3:7] for row in cells])
     if len(shapes) == 1:  # it stands above the table then, and not in each row
         del columns[1]
         cells = [row[:1] + row[2:] for row in cells]

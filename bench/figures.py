@@ -347,17 +347,18 @@ def _figure(records, draw, y_title, *, log_y=True, work_switch=True, table=table
 
 
 def _points(state: _State, name: str, value) -> list[tuple]:
-    """(N, value(measurement), hover) of the verified measurements of a contender."""
+    """(N, value(measurement), hover) of a contender's verified measurements that have a value."""
     found = [m for m in state.record.select(contender=name, **state.shape) if m.ok]
     return [
         (
             m.N,
             value(m),
             f"<b>{contenders.label(name)}</b>, N = {style.length(m.N)}<br>"
-            f"{style.number(m.median_ms)} ms, {style.number(m.share_of_floor, 2)} of copy speed<br>"
+            f"{style.number(m.median_ms)} ms, {tables.share_cell(m)} of copy speed<br>"
             f"{html.escape(tables.note(m)).replace('; ', '<br>')}",
         )
         for m in sorted(found, key=lambda m: m.N)
+        if value(m) is not None
     ]
 
 
@@ -394,7 +395,7 @@ def share_of_floor(records) -> Figure:
     def draw(state):
         lines, ends = [], []
         for name in state.record.contenders():
-            points = _points(state, name, lambda m: m.share_of_floor)
+            points = _points(state, name, tables.share)
             lines.append((name, contenders.label(name), points))
             if points:
                 n, share, _ = points[-1]
@@ -558,7 +559,7 @@ def _pair(record: Record, name: str, n: int, B: int, causal: bool):
         record.one(contender=name, N=n, B=B, causal=causal, work=work)
         for work in (FORWARD, FORWARD_BACKWARD)
     ]
-    return pair if all(m is not None and m.ok for m in pair) else None
+    return pair if all(m is not None and m.ok and not m.void for m in pair) else None
 
 
 def shares(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:
@@ -567,11 +568,12 @@ def shares(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tabl
     rows = []
     for n in record.values("N"):
         found = [record.one(contender=c, N=n, B=B, causal=causal, work=work) for c in names]
-        cells = [style.number(m.share_of_floor, 2) if m and m.ok else tables.cell(m) for m in found]
+        cells = [tables.share_cell(m) if m and m.ok else tables.cell(m) for m in found]
         rows.append([style.length(n), *cells])
     what = f"B = {B}, {style.order(causal)}, {style.work_name(work)}"
     caption = f"Time of the copy over time, {what}; {record.line}."
-    return tables.Table(["N", *map(contenders.label, names)], rows, caption)
+    columns = ["N", *map(contenders.label, names)]
+    return tables.Table(columns, rows, caption + tables.footnote(rows))
 
 
 def ratios(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:
@@ -580,12 +582,12 @@ def ratios(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tabl
     for n in record.values("N"):
         row = [style.length(n)]
         for kind in (FORWARD, FORWARD_BACKWARD):
-            ratio = tables.speedup(record, N=n, B=B, causal=causal, work=kind)
-            row.append(style.number(ratio))
+            row.append(tables.ratio(record, N=n, B=B, causal=causal, work=kind))
         rows.append(row)
     what = "Time of the fastest SDPA over time of the book"
     caption = f"{what}, B = {B}, {style.order(causal)}; {record.line}."
-    return tables.Table(["N", "forward", "forward + backward"], rows, caption)
+    columns = ["N", "forward", "forward + backward"]
+    return tables.Table(columns, rows, caption + tables.footnote(rows))
 
 
 def costs(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> tables.Table:

@@ -199,7 +199,7 @@ def _decide_race(limit: Limit, record: Record) -> dict:
         return {"reason": f"{ours.status}: {ours.reason}"}
     found = {"time_ms": ours.median_ms, "p20_ms": ours.p20_ms, "p80_ms": ours.p80_ms}
     if limit.kind == "floor":
-        void = bool(ours.unsteady)
+        void = ours.floor_void
         found |= {"against": "copy", "against_ms": ours.floor_ms, "value": ours.share_of_floor}
         return found | ({"met": "void", "reason": "its times are unsteady"} if void else {})
     others = [record.one(contender=name, **shape) for name in limit.against]
@@ -214,7 +214,7 @@ def _decide_race(limit: Limit, record: Record) -> dict:
         "against_ms": best.median_ms,
         "value": best.median_ms / ours.median_ms,
     }
-    if ours.unsteady or best.unsteady:
+    if ours.void or best.void:
         return found | {"met": "void", "reason": "the times are unsteady"}
     return found
 

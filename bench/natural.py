@@ -131,7 +131,7 @@ def rows() -> list[dict]:
     for what, expected, contender, causal, work in RACED:
         shape = {"causal": causal, "work": work, "N": longest, "B": 8}
         pair = [r.one(contender=contender, **shape) for r in race]
-        if pair and all(m and m.ok and not m.unsteady for m in pair):
+        if pair and all(m and m.ok and not m.floor_void for m in pair):
             found.append(_row(what, expected, *((m.median_ms, m.floor_ms) for m in pair)))
     for what, name, wanted in KERNELS:
         try:

@@ -96,7 +96,7 @@ def beside(record: Record, causal: bool = False) -> Table:
             row += [
                 tables.cell(tables.fastest_softmax(record, **shape)),
                 tables.cell(record.one(contender="book", **shape)),
-                style.number(tables.speedup(record, **shape)),
+                tables.ratio(record, **shape),
             ]
         rows.append(row)
     order = style.order(causal)
@@ -108,8 +108,8 @@ WANTED = {(8, False): 170, (1, False): 130, (8, True): 65}
 
 
 def reached(record: Record) -> dict[tuple[int, bool], float | None]:
-    """The ratios that WANTED speaks of; None where they were not measured, or not on an H100."""
-    if "H100" not in record.provenance.gpu:
+    """The ratios that WANTED speaks of; None where there is none, or it is void."""
+    if "H100" not in record.provenance.gpu:  # it is of that GPU
         return dict.fromkeys(WANTED)
     return {
         (B, causal): tables.speedup(record, B=B, causal=causal, N=LENGTHS[-1], work=FORWARD)

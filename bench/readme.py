@@ -51,12 +51,11 @@ def headline_table(record: Record, B: int) -> tables.Table:
             shape = {"B": B, "causal": causal, "work": FORWARD, "N": n}
             ours = record.one(contender="book", **shape)
             softmax = tables.fastest_softmax(record, **shape)
-            good = ours is not None and ours.ok
             row += [
                 tables.cell(ours),
                 tables.cell(softmax),
-                style.number(tables.speedup(record, **shape)),
-                style.number(ours.share_of_floor, 2) if good else "–",
+                tables.ratio(record, **shape),
+                tables.share_cell(ours),
             ]
         rows.append(row)
     first = record.one(B=B)

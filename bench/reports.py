@@ -3,7 +3,8 @@
 import html
 
 from . import limits as _limits
-from . import studies, style
+from . import studies, style, tables
+from .results import STEADY
 from .studies import Study
 from .tables import Table
 
@@ -251,8 +252,12 @@ def contenders(study: Study) -> Report:
         cells, notes = [], {}
         for i, r in enumerate(rows):
             good = r["status"] == "ok"
-            time = style.number(r["median_ms"]) if good else r["status"].replace("_", " ")
+            void = good and r["p80_ms"] > STEADY * r["p20_ms"]
             share = style.number(r["share_of_floor"], 2) if good else "–"
+            if void or (r.get("floor_spread") or 1.0) > STEADY:
+                share = tables.VOID
+            time = style.number(r["median_ms"]) if good else r["status"].replace("_", " ")
+            time += tables.marks(void, r.get("host_included"))
             function = r["family"] + ("" if r.get("normalized", True) else ", not normalized")
             cells.append([r["label"], function, r["outside"] or "nothing", time, share])
             if r["reason"]:
@@ -262,6 +267,7 @@ def contenders(study: Study) -> Report:
             f"({first['B']}, {first['H']}, {style.length(n)}, {first['D']}), "
             f"{style.order(causal)}, {style.work_name(work)}; {study.line}."
         )
+        caption += tables.footnote(cells)
         columns = ["contender", "computes", "made ready", "time [ms]", "share of copy speed"]
         words = ("computes", "made ready")
         shown.append(Table(columns, cells, caption, notes, words=words))

@@ -62,7 +62,9 @@ class Measurement:
     error: float | None = None  # largest relative error against float64
     verified: str | None = None  # what was compared with what
     host_included: bool | None = None  # True: the times count the host too, see timing.py
-    unsteady: bool | None = None  # True: `spread` above STEADY, raced again alone, and still above
+    unsteady: bool | None = None  # True: `spread` above STEADY, raced again, and still above
+    raced_again: bool | None = None  # True: of a second race beside the copy, see runner.py
+    floor_spread: float | None = None  # of the copy; older records lack it
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -112,6 +114,16 @@ class Measurement:
     def spread(self) -> float:
         """80th percentile over 20th: 1.0 where all samples agree."""
         return self.p80_ms / self.p20_ms
+
+    @property
+    def void(self) -> bool:
+        """Whether nothing may be made of its time, since its samples disagree."""
+        return self.ok and (bool(self.unsteady) or self.spread > STEADY)
+
+    @property
+    def floor_void(self) -> bool:
+        """Whether nothing may be made of its time and the copy's, since samples of one disagree."""
+        return self.void or (self.floor_spread or 1.0) > STEADY
 
     @property
     def host_bound(self) -> bool:

@@ -225,13 +225,14 @@ def measure(
         race([*racing, copy], clock, sampling)
     except torch.OutOfMemoryError as problem:
         copy.failure = problem
-    for fact, lane in zip(facts, lanes, strict=True):
-        if lane is None:
+    ours = [x for x, c in zip(lanes, entrants, strict=True) if c.name == "book"]
+    again = {} if copy.failure else _steadier(racing, copy, ours, clock, sampling)
+    for fact, first in zip(facts, lanes, strict=True):
+        if first is None:
             continue
-        if copy.failure is None and lane.failure is None:
-            lane = _steadier(lane, clock, sampling)
-        if copy.failure is not None:
-            fact |= {"status": "failed", "reason": f"its floor: {one_line(copy.failure)}"}
+        lane, beside = again.get(id(first), (first, copy))
+        if beside.failure is not None:
+            fact |= {"status": "failed", "reason": f"its floor: {one_line(beside.failure)}"}
         elif lane.failure is not None:
             fact |= {"status": "failed", "reason": one_line(lane.failure)}
         else:
@@ -241,21 +242,41 @@ def measure(
                 "p80_ms": lane.percentile(80),
                 "samples": len(lane.device_ms),
                 "host_ms": lane.host_median_ms,
-                "floor_ms": copy.percentile(50),
+                "floor_ms": beside.percentile(50),
+                "floor_spread": beside.spread,
             }
             if lane.spread > results.STEADY:
                 fact["unsteady"] = True
+            if lane is not first:
+                fact["raced_again"] = True
             fact |= lane.marks
     return facts
 
 
-def _steadier(lane: Lane, clock, sampling: Sampling) -> Lane:
-    """The lane; one whose samples disagree races once more alone, and the steadier one counts."""
-    if lane.spread <= results.STEADY:
-        return lane
-    again = Lane(lane.call, lane.context)
-    race([again], clock, sampling)
-    return again if again.failure is None and again.spread < lane.spread else lane
+def _steadier(racing: list[Lane], copy: Lane, company: list[Lane], clock, sampling) -> dict:
+    """{id of a lane: (the lane that counts, the copy that raced beside it)}.
+
+    Lanes whose samples disagree race once more, in turns with the copy and with `company`, and of
+    each the steadier one counts, with the copy of its race. Where the copy was unsteady, everybody
+    is given the steadier of the two copies.
+    """
+    shaky = {id(x) for x in (*racing, copy) if x.failure is None and x.spread > results.STEADY}
+    if not shaky:
+        return {}
+    known = {id(x): x for x in (*racing, copy) if x.failure is None}
+    beside = {id(x) for x in (*company, copy)}
+    wanted = [i for i in known if i in shaky or i in beside]
+    second = {i: Lane(known[i].call, known[i].context) for i in wanted}
+    race(list(second.values()), clock, sampling)
+    other = second.pop(id(copy))
+    if other.failure is not None:
+        return {}
+    steadier = id(copy) in shaky and other.spread < copy.spread
+    found = {id(x): (x, other if steadier else copy) for x in racing}
+    for i, new in second.items():
+        if i in shaky and new.failure is None and new.spread < known[i].spread:
+            found[i] = new, other
+    return found
 
 
 def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> Measurement:

@@ -8,7 +8,7 @@ from . import contenders, style
 from .results import STEADY, Measurement, Record
 from .roofline import FORWARD
 
-UNSTEADY, HOST = "†", "‡"
+UNSTEADY, HOST, VOID = "†", "‡", "void"
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,42 @@ def fastest_softmax(record: Record, **shape) -> Measurement | None:
     return min(found, key=lambda m: m.median_ms, default=None)
 
 
-def speedup(record: Record, **shape) -> float | None:
-    """How many times faster this book's kernel is than the fastest softmax attention."""
+def rivals(record: Record, **shape) -> tuple[Measurement, Measurement] | None:
+    """This book's kernel and the fastest softmax attention on a shape, where both were verified."""
     ours = record.one(contender="book", **shape)
     softmax = fastest_softmax(record, **shape)
-    if ours is None or not ours.ok or softmax is None:
+    return None if ours is None or not ours.ok or softmax is None else (ours, softmax)
+
+
+def speedup(record: Record, **shape) -> float | None:
+    """How many times faster this book's kernel is than the fastest softmax attention.
+
+    None where one of the two was not verified, or is unsteady: the comparison is void then.
+    """
+    pair = rivals(record, **shape)
+    if pair is None or pair[0].void or pair[1].void:
         return None
-    return softmax.median_ms / ours.median_ms
+    return pair[1].median_ms / pair[0].median_ms
+
+
+def ratio(record: Record, **shape) -> str:
+    """`speedup` as it stands in a table: VOID where one of the two is unsteady."""
+    pair = rivals(record, **shape)
+    if pair is not None and (pair[0].void or pair[1].void):
+        return VOID
+    return style.number(speedup(record, **shape))
+
+
+def share(m: Measurement | None) -> float | None:
+    """Copy time over time; None where there is none, or where one of the two is unsteady."""
+    return m.share_of_floor if m is not None and m.ok and not m.floor_void else None
+
+
+def share_cell(m: Measurement | None) -> str:
+    """`share` as it stands in a table: VOID where one of the two is unsteady."""
+    if m is not None and m.ok and m.floor_void:
+        return VOID
+    return style.number(share(m), 2)
 
 
 def times(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
@@ -116,9 +145,8 @@ def times(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table
                 notes[i, len(cells) - 1] = note(m)
                 floor = floor or m.floor_ms
         ours = record.one(contender="book", N=n, **shape)
-        share = style.number(ours.share_of_floor, 2) if ours is not None and ours.ok else "–"
-        ratio = speedup(record, N=n, **shape)
-        rows.append([*cells, style.number(floor), share, style.number(ratio)])
+        cells += [style.number(floor), share_cell(ours), ratio(record, N=n, **shape)]
+        rows.append(cells)
     first = record.one(**shape)
     size = f"({B}, {first.H}, N, {first.D}), {first.dtype}, " if first else f"B = {B}, "
     caption = (
@@ -133,7 +161,7 @@ def longest(record: Record, **shape) -> int:
     Where there is none, as on a GPU that has no SDPA backend here, the largest N of all.
     """
     lengths = record.values("N")
-    return max((n for n in lengths if speedup(record, N=n, **shape)), default=lengths[-1])
+    return max((n for n in lengths if rivals(record, N=n, **shape)), default=lengths[-1])
 
 
 def host(record: Record, *, B: int, causal: bool, work: str = FORWARD) -> Table:
@@ -207,8 +235,12 @@ def cell(m: Measurement | None) -> str:
         return "–"
     if not m.ok:
         return m.status.replace("_", " ")
-    marks = (UNSTEADY if m.spread > STEADY else "") + (HOST if m.host_included else "")
-    return style.number(m.median_ms) + marks
+    return style.number(m.median_ms) + marks(m.void, m.host_included)
+
+
+def marks(void: bool, host: bool | None) -> str:
+    """What follows a time that is unsteady, or that counts the host."""
+    return (UNSTEADY if void else "") + (HOST if host else "")
 
 
 def footnote(rows: list[list[str]]) -> str:
@@ -216,6 +248,7 @@ def footnote(rows: list[list[str]]) -> str:
     said = {
         UNSTEADY: f"Unsteady: its 80th percentile is more than {STEADY} times its 20th.",
         HOST: "With the time of the host, which is too long to be hidden.",
+        VOID: "stands for what would be made of an unsteady time.",
     }
     there = [mark for mark in said if any(mark in text for row in rows for text in row)]
     return "".join(f" {mark} {said[mark]}" for mark in there)
@@ -233,8 +266,12 @@ def note(m: Measurement) -> str:
         text += f"; the host needs {style.number(m.host_ms)} ms to issue it"
     if m.host_included:
         text += ", and is counted"
+    if m.raced_again:
+        text += "; of a second race, since it was unsteady in the first"
     if m.unsteady:
-        text += "; unsteady, also when raced again alone"
+        text += "; unsteady, also when raced again"
+    if m.floor_void and not m.void:
+        text += "; the copy beside it is unsteady"
     return text
 
 

@@ -1,5 +1,7 @@
 """A record with made-up numbers, for tests alone: times grow with N, floors are the ideal bytes."""
 
+from dataclasses import replace
+
 import pytest
 
 from bench import contenders
@@ -93,6 +95,25 @@ def make_record():
 def make_measurement():
     """`made_up`, to be called with other arguments."""
     return made_up
+
+
+def shaken(record: Record, who=None, floor: bool = False) -> Record:
+    """The same with the samples of everybody (or of `who`) far apart; or those of the copies."""
+
+    def change(m):
+        if not m.ok or who not in (None, m.contender):
+            return m
+        if floor:
+            return replace(m, floor_spread=1.5)
+        return replace(m, p20_ms=m.median_ms / 1.2, p80_ms=m.median_ms * 1.2)
+
+    return replace(record, measurements=[*map(change, record.measurements)])
+
+
+@pytest.fixture
+def shake():
+    """`shaken`, to be called with a record."""
+    return shaken
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,22 @@ def test_an_unsteady_time_decides_nothing(record):
     assert {r["binds"] for r in rows} == {"void: unsteady"}
 
 
+@pytest.mark.parametrize("spoiled", [0, 1])
+def test_an_unsteady_copy_or_time_leaves_no_ratio(record, shake, spoiled):
+    def told(**how):
+        pair = [record, faster_memory(record)]
+        pair[spoiled] = shake(pair[spoiled], **how)
+        return comparing.table(*pair)
+
+    times, copies = told(), told(floor=True)
+    assert {tuple(row[-3::2]) for row in times.rows} == {("void", "void: unsteady")}
+    assert all(row[-5 + spoiled].endswith("†") for row in times.rows)
+    assert all(not row[-4 - spoiled].endswith("†") for row in times.rows)
+    assert "† Unsteady" in times.caption and "void stands for" in times.caption
+    assert {tuple(row[-2:]) for row in copies.rows} == {("void", "void: unsteady copy")}
+    assert "void" not in comparing.table(record, faster_memory(record)).caption
+
+
 @pytest.mark.parametrize(
     "unlike", [{"capability": "8.0"}, {"sm_count": 114}, {"sm_clock_max_mhz": 1755}]
 )

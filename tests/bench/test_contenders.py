@@ -204,6 +204,26 @@ def test_the_report_of_the_field(record, tmp_path):
     assert report.part(0, 99) == [longest]
 
 
+def test_the_report_marks_unsteady_times_and_those_with_the_host(record, shake):
+    from bench import reports, studies
+    from bench.studies import contenders as study
+
+    def told(record):
+        rows = study.rows(record.measurements)
+        return reports.contenders(studies.Study("contenders", record.provenance, rows))[0]
+
+    plain, times, copies = told(record), told(shake(record)), told(shake(record, floor=True))
+    assert "†" not in str(plain) and "void" not in str(plain)
+    for before, row in zip(plain.rows, times.rows, strict=True):
+        if before[3] != "failed":
+            assert row[3:] == [before[3] + "†", "void"]
+    assert "† Unsteady" in times.caption
+    assert {r[4] for r in copies.rows} == {"void", "–"} and "†" not in str(copies)
+    assert "void stands for" in copies.caption
+    slow = [replace(m, host_included=True) if m.ok else m for m in record.measurements]
+    assert "‡ With the time of the host" in told(replace(record, measurements=slow)).caption
+
+
 def test_a_folded_report_hides_what_does_not_come_first():
     from bench import reports
 

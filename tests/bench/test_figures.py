@@ -206,12 +206,34 @@ def test_unsteady_times_are_marked_and_explained(record):
     table = tables.times(record, B=8, causal=False)
     assert table.rows[0][1] == plain.rows[0][1] + "†"
     assert "† Unsteady: its 80th percentile is more than 1.2 times" in table.caption
-    assert table.notes[0, 1].endswith("unsteady, also when raced again alone")
+    assert table.notes[0, 1].endswith("unsteady, also when raced again")
     assert "†" not in tables.times(record, B=8, causal=True).caption
     assert "† /" in tables.host(record, B=8, causal=False).rows[0][1]
     assert "† Unsteady" in tables.host(record, B=8, causal=False).caption
     assert "† Unsteady" in readme.headline_table(record, 8).caption
     assert "†" not in readme.headline_table(record, 1).markdown()
+
+
+@pytest.mark.parametrize("floor", [False, True])
+def test_nothing_is_made_of_unsteady_times(record, shake, floor):
+    case = {"B": 8, "causal": False}
+    shaken = shake(record, floor=floor)
+    assert tables.longest(shaken, work=FORWARD, **case) == 65536, "they were verified all the same"
+    page, head = tables.times(shaken, **case), readme.headline_table(shaken, 8)
+    pictures = [figures.shares(shaken, **case), figures.ratios(shaken, **case)]
+    # the columns in which a share of the copy or a ratio to a rival stands
+    found = [[r[-2] for r in page.rows], [r[i] for r in head.rows for i in (4, 8)]]
+    found.append([r[1] for r in pictures[0].rows])
+    ratios = [[r[-1] for r in page.rows], [r[i] for r in head.rows for i in (3, 7)]]
+    ratios.append([r[1] for r in pictures[1].rows])
+    assert {cell for column in found for cell in column} == {"void"}
+    assert {cell == "void" for column in ratios for cell in column} == {not floor}
+    assert all("void stands for" in t.caption for t in (page, head, pictures[0]))
+    assert not figures.share_of_floor([shaken]).data
+    assert bool(figures.speedup_by_length([shaken]).data) == floor
+    assert (
+        "void" not in str(tables.times(record, **case)) + readme.headline_table(record, 8).caption
+    )
 
 
 def test_word_columns_are_set_to_the_left_and_numbers_to_the_right():

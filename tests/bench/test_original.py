@@ -43,3 +43,13 @@ def test_beside_a_record(record, make_record):
     assert set(original.reached(record).values()) == {None}, "not an H100"
     h100 = make_record(gpu="NVIDIA H100 80GB HBM3")
     assert all(ratio > 0 for ratio in original.reached(h100).values())
+
+
+@pytest.mark.parametrize("who", [None, "book", "sdpa-cudnn"])
+def test_an_unsteady_time_reaches_nothing(make_record, shake, who):
+    h100 = shake(make_record(gpu="NVIDIA H100 80GB HBM3"), who)
+    assert set(original.reached(h100).values()) == {None}
+    table = original.beside(h100)
+    assert [table.rows[-1][i] for i in (4, 7)] == ["void"] * 2
+    assert "void stands for" in table.caption and "† Unsteady" in table.caption
+    assert table.rows[-1][1] == "49.9", "what was published says nothing of its spread"

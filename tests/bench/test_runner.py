@@ -108,16 +108,24 @@ class ScriptedClock(HostClock):
 
 
 @pytest.mark.parametrize(
-    ("script", "median_ms", "unsteady"),
+    ("script", "median_ms", "unsteady", "again"),
     [
-        # warm-up and two turns of contender and copy; then warm-up and two samples of a lane alone
-        ([1, 1, 1.0, 1, 1.1, 1], 1.05, None),
-        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.2, 1.2], 1.2, None),
-        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.0, 2.0], 1.5, True),
-        ([1, 1, 1.0, 1, 3.0, 1, 1, 1.0, 9.0], 2.0, True),
+        # contender and copy: a warm-up and two samples of each, in turns; then the same once more
+        ([1, 1, 1.0, 1, 1.1, 1], 1.05, None, None),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1, 1.2, 1, 1.2, 1], 1.2, None, True),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1, 1.0, 1, 2.0, 1], 1.5, True, True),
+        ([1, 1, 1.0, 1, 3.0, 1, 1, 1, 1.0, 1, 9.0, 1], 2.0, True, None),
     ],
 )
-def test_unsteady_times_race_again_and_the_record_says_so(script, median_ms, unsteady):
+def test_unsteady_times_race_again_and_the_record_says_so(script, median_ms, unsteady, again):
+    m = scripted(*script)
+    assert m.median_ms == pytest.approx(median_ms)
+    assert (m.unsteady, m.raced_again) == (unsteady, again)
+    assert m.floor_spread == 1.0 and not m.floor_void or m.void
+
+
+def scripted(*script):
+    """The measurement of a contender whose times and whose copy's are those, in turns."""
     plan = runner.Plan(
         **(SMALL | {"contenders": ("eager",), "lengths": (64,)}),
         orders=(False,),
@@ -125,9 +133,40 @@ def test_unsteady_times_race_again_and_the_record_says_so(script, median_ms, uns
     )
     clock = ScriptedClock(*script)
     (m,) = runner.run(plan, clock=clock, device="cpu").measurements
-    assert m.median_ms == pytest.approx(median_ms)
-    assert m.unsteady is unsteady
     assert next(clock.script, None) is None, "no less was sampled than the script has"
+    return m
+
+
+def test_an_unsteady_copy_races_again_and_its_spread_is_kept():
+    m = scripted(1, 1, 1.0, 0.5, 1.0, 0.9, 0.5, 0.6, 0.6)
+    assert (m.floor_ms, m.floor_spread) == (0.6, 1.0), "of the second race"
+    assert m.raced_again is None and m.median_ms == 1.0, "the contender's is of the first"
+    m = scripted(1, 1, 1.0, 0.5, 1.0, 0.9, 0.5, 0.1, 0.9)
+    assert m.floor_spread > 1.2 and m.floor_void and not m.void
+
+
+def test_a_lane_of_the_second_race_has_the_copy_of_that_race():
+    m = scripted(1, 1, 1.0, 1, 3.0, 1, 1, 1, 1.2, 0.7, 1.2, 0.7)
+    assert (m.median_ms, m.floor_ms, m.raced_again) == (1.2, 0.7, True)
+
+
+def test_the_second_race_has_the_copy_and_the_book_in_it():
+    turns, script = [], {"book": [1.0] * 9, "copy": [1.0] * 9, "shaky": [1.0, 1.0, 3.0] + [1.0] * 6}
+    script["good"] = [1.0] * 9
+
+    class Named(HostClock):
+        def sample(self, call, host_ms=0.0):
+            turns.append(call())
+            return script[turns[-1]].pop(0), 0.1
+
+    lanes = {name: Lane(lambda name=name: name) for name in script}
+    copy = lanes.pop("copy")
+    runner.race([*lanes.values(), copy], Named(), ONCE)
+    turns.clear()
+    given = [*lanes.values()], copy, [lanes["book"]]
+    found = runner._steadier(*given, Named(), ONCE)
+    assert turns == 3 * ["book", "shaky", "copy"], "in turns, and the others are left alone"
+    assert [found[id(x)][0] is x for x in lanes.values()] == [True, False, True]
 
 
 def test_a_second_race_that_fails_leaves_the_first():
@@ -138,7 +177,11 @@ def test_a_second_race_that_fails_leaves_the_first():
             raise RuntimeError("worn out")
 
     lane = Lane(call, device_ms=[1.0, 3.0], host_ms=[0.1, 0.1])
-    assert runner._steadier(lane, ScriptedClock(), ONCE) is lane
+    copy = Lane(lambda: None, device_ms=[1.0, 1.0], host_ms=[0.1, 0.1])
+    found = runner._steadier([lane], copy, [], ScriptedClock(), ONCE)
+    assert found[id(lane)] == (lane, copy)
+    copy.call = call
+    assert runner._steadier([lane], copy, [], ScriptedClock(), ONCE) == {}
 
 
 def test_the_provenance_of_a_run_on_a_gpu_is_read_under_load(monkeypatch):
