@@ -126,8 +126,8 @@ def claim(
     `condition` is true, false, or where a measurement is missing None or empty; `evidence` is one
     line with the numbers that decide it. `expected=False` is for a claim of which the page teaches
     why it fails, `expected=None` for a goal that may not be reached yet. The build of the book
-    warns of what is recorded on an H100 and comes out otherwise than expected, and CI fails on
-    warnings.
+    warns of what is recorded on an H100 and comes out otherwise than expected, or is not decided,
+    and CI fails on warnings.
     """
     missing = condition is None or (isinstance(condition, Sized) and not condition)
     held = None if missing else bool(condition)

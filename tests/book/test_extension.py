@@ -211,9 +211,15 @@ def test_what_fails_on_recorded_h100_data_fails_the_build(tmp_path):
         "a lesson": {"expected": False},
         "a goal": {"expected": None},
         "a lesson that is none": {"held": True, "expected": False},
+        "undecided, live": {"held": None, "live": True},
+        "undecided elsewhere": {"held": None, "gpu": "Tesla T4"},
+        "an undecided goal": {"held": None, "expected": None},
     }
     claims = [Claim(**(facts | {"sentence": name} | change)) for name, change in changes.items()]
     run = build(tmp_path, {"one": "# One\n", "two": stated(*claims)})
     assert run.returncode != 0
     warned = re.findall(r"two.*: claim on recorded data: (.*?) \(3 > 2\)", run.stderr)
-    assert warned == ["Did not hold: recorded", "Held, against expectation: a lesson that is none"]
+    assert warned == [
+        "Did not hold: recorded", "Not decided: undecided",
+        "Held, against expectation: a lesson that is none", "Not decided: an undecided goal",
+    ]  # fmt: skip
