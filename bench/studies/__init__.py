@@ -54,6 +54,7 @@ class Study:
     rows: list[dict[str, Value]]
     schema_version: Literal[1] = SCHEMA
     live: bool = False
+    borrowed: str = ""  # what of it is not its own, and where that comes from; see `completed`
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
@@ -72,7 +73,7 @@ class Study:
     @property
     def line(self) -> str:
         """One line of provenance."""
-        return self.provenance.line(live=self.live)
+        return self.provenance.line(live=self.live) + self.borrowed
 
     def select(self, **wanted) -> list[dict[str, Value]]:
         """The rows whose columns equal what is asked for; a row that lacks one is left out."""
@@ -284,6 +285,27 @@ def study_or_nothing(name: str) -> Study:
     except BenchError as problem:
         print(f"No times on this page: {problem}")
         return nothing(name)
+
+
+def completed(study: Study, *needed: dict) -> Study:
+    """A study measured here, with what its quick form left out taken from the record.
+
+    `needed` are rows that the page cannot do without, as `select` is asked for them, each with its
+    `part`. Where one is missing, all rows of its part are those recorded on a GPU of the same name,
+    if that record has the missing row; so no part mixes the two, and `line` says which is which.
+    """
+    missing = [wanted for wanted in needed if not study.select(**wanted)]
+    for record in recorded(study.study) if study.live and missing else ():
+        if record.provenance.gpu != study.provenance.gpu:
+            continue
+        parts = sorted({wanted["part"] for wanted in missing if record.select(**wanted)})
+        if not parts:
+            continue
+        rows = [r for r in study.rows if r.get("part") not in parts]
+        rows += [r for r in record.rows if r.get("part") in parts]
+        borrowed = f"; its rows of {', '.join(parts)} are {record.line}"
+        return replace(study, rows=rows, borrowed=borrowed)
+    return study
 
 
 def nothing(name: str) -> Study:

@@ -411,6 +411,7 @@ def labelled(rows: list[dict]) -> list[dict]:
     return found
 
 
+# what takes little and decides much comes first: the quick form may end before the last ones
 PARTS = (
-    steps, segment_counts, links, chunks, narrow_chunks, orders, bits, cumulatives, counters
+    steps, orders, bits, cumulatives, links, segment_counts, chunks, narrow_chunks, counters
 )  # fmt: skip

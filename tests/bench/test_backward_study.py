@@ -1,6 +1,7 @@
 """The study of the backward pass: its parts, what is wrong is not timed, and time runs out."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,25 @@ def test_all_parts_are_there_and_right(watch):
     keys = study.select(part="kernel", kernel="backward_key_kernel", causal=False)
     assert [r["bytes"] for r in keys] == [4 * B * 80 * 64 * 4 for B in (2, 1)]
     assert all(r["bytes"] is None for r in study.select(part="kernel", kernel="combine_kernel"))
+
+
+def test_compiling_takes_no_time_from_measuring(monkeypatch):
+    now = [0.0]
+
+    def compiling(watch):
+        now[0] += 10 * backward.QUICK_S
+
+    def job(watch, B, causal, *names):
+        now[0] += backward.QUICK_S / 4
+        return [{"part": "planted", "status": "ok"}]
+
+    monkeypatch.setattr(backward, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("bench.timing.DeviceClock", lambda: None)
+    monkeypatch.setattr(backward, "compile_all", compiling)
+    for name in ("operators", "kernels_alone", "variants", "accuracy"):
+        monkeypatch.setattr(backward, name, job)
+    rows = backward.measure(True, lambda text: None)
+    assert [r["status"] for r in rows] == 5 * ["ok"] + 17 * ["skipped"]
 
 
 def test_backward_bytes_are_seven_tensors(watch):

@@ -97,6 +97,26 @@ def test_the_newer_architecture_comes_first(example, tmp_path):
     assert len({s.provenance.gpu for s in shown}) == len(shown) - 1, "two files of one made-up GPU"
 
 
+def test_a_part_that_lacks_a_row_is_taken_whole_from_the_record(example, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "DIRECTORY", tmp_path)
+    rows = [{"part": part, "n": n, "at": "record"} for part in ("step", "bits") for n in (1, 2)]
+    studies.write(dataclasses.replace(example, rows=rows), tmp_path)
+    mine = [r | {"at": "here"} for r in rows[:3]]
+    here = dataclasses.replace(example, rows=mine, live=True)
+    last = [{"part": "step", "n": 2}, {"part": "bits", "n": 2}]
+    found = studies.completed(here, *last)
+    assert found.column("at") == ["here", "here", "record", "record"]
+    assert found.live and found.line.startswith("live on NVIDIA Test, 2026-01-01")
+    assert "its rows of bits are recorded on NVIDIA Test" in found.line
+    # nothing is missing; nobody has it; it is a record itself; it is of another GPU
+    assert studies.completed(here, last[0]) is here
+    assert studies.completed(here, {"part": "bits", "n": 3}) is here
+    record = dataclasses.replace(here, live=False)
+    assert studies.completed(record, *last) is record
+    other = dataclasses.replace(here, provenance=dataclasses.replace(GPU, gpu="NVIDIA Other"))
+    assert studies.completed(other, *last) is other
+
+
 def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
     monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
