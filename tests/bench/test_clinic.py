@@ -34,11 +34,14 @@ def on_cpu(monkeypatch):
     for name in ("time_with_events", "time_with_tuning", "time_a_few", "time_asynchronous"):
         monkeypatch.setattr(clinic, name, lambda call: call() is not None and 0.5)
     monkeypatch.setattr(clinic.tuned, "add", lambda x, y: x + y)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
 
 
 def test_every_case_gives_a_row(on_cpu):
     rows = clinic.measure(True, lambda text: None)
-    assert [r["case"] for r in rows] == [c.__name__ for c in clinic.CASES]
+    assert [r["case"] for r in rows[:-1]] == [c.__name__ for c in clinic.CASES]
+    assert [rows[0][n] for n in "BHND"] == [1, 1, 32, 16]
     assert all(r["status"] == "ok" and math.isfinite(r["factor"]) for r in rows), rows
     studies.Study("clinic", hardware.Provenance("", "", "", "", "", ""), rows)
 
@@ -51,6 +54,34 @@ def test_a_case_that_fails_leaves_the_others(on_cpu, monkeypatch):
     rows = {r["case"]: r for r in clinic.measure(True, lambda text: None)}
     assert rows["drift"]["status"] == "failed" and "out of memory" in rows["drift"]["reason"]
     assert rows["unverified"]["status"] == "ok"
+
+
+def test_a_kernel_of_known_bytes_is_held_against_the_floor(on_cpu, monkeypatch):
+    """2 bytes of each number are read and 2 written; a copy that leaves some out has no time."""
+    monkeypatch.setattr(clinic, "right_ms", lambda *calls, quick: [2.0, 1.0][: len(calls)])
+    row = clinic.known_bytes(True)
+    assert row == {"right_ms": 2.0, "floor_ms": 1.0, "bytes": 4 * 2**13, "factor": 0.5}
+    monkeypatch.setattr(clinic.copied, "copy", lambda x, y: y[:-1].copy_(x[:-1]))
+    last = clinic.measure(True, lambda text: None)[-1]
+    assert last["status"] == "failed" and "the copy is wrong" in last["reason"]
+
+
+@pytest.mark.parametrize("room, small", [(2**30, True), (16 * 2**30, False)])
+def test_the_quick_form_is_large_where_there_is_room(on_cpu, monkeypatch, room, small):
+    """A small call is over before the host has issued the next one, and the fault does not show."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (room, room))
+    assert (clinic.shape_for(True) == clinic.SMALL_SHAPE) is small
+    assert clinic.shape_for(False) == clinic.SHAPE
+
+
+@pytest.mark.parametrize("capability, side, rest", [((9, 0), 64, 4), ((7, 5), 16, 1)])
+def test_the_drift_is_measured_in_full_on_a_newer_gpu(on_cpu, monkeypatch, capability, side, rest):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(clinic.time, "sleep", seen.append)
+    monkeypatch.setattr(clinic.torch, "matmul", lambda a, b: seen.append(len(a)) or a)
+    clinic.drift(True)
+    assert rest in seen and {x for x in seen if x != rest} == {side}
 
 
 def test_the_check_that_lets_nan_pass():
@@ -76,7 +107,7 @@ def test_the_figures(on_cpu):
     figure = clinic_figures.factors([study, study])
     figure.plotly()
     assert len(clinic.CASES) == len(clinic_figures.NAMES)
-    assert figure.data[0]["y"][1::3] == [r["factor"] for r in rows]
+    assert figure.data[0]["y"][1::3] == [r["factor"] for r in rows[:-1]]
     assert len(figure.switches[0].options) == 2
     empty = studies.Study("clinic", gpu, [{"case": "drift", "status": "failed"}])
     assert isinstance(clinic_figures.factors([empty]), tables.Table)

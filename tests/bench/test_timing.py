@@ -328,19 +328,12 @@ def test_the_three_clocks_agree_where_the_device_is_the_limit():
 @needs_gpu
 def test_a_kernel_of_known_bytes_runs_at_the_floor():
     """A kernel written by hand that reads and writes 512 MiB takes as long as the floor."""
-    import triton
-    import triton.language as tl
-
-    @triton.jit
-    def copy_kernel(source, target, BLOCK: tl.constexpr):
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        tl.store(target + at, tl.load(source + at))
+    from kernels.steps.clinic import copied
 
     source = torch.zeros(2**27, device="cuda")
     target = torch.empty_like(source)
-    grid = (source.numel() // 4096,)
     lanes = [
-        Lane(lambda: copy_kernel[grid](source, target, BLOCK=4096, num_warps=8)),
+        Lane(lambda: copied.copy(source, target)),
         Lane(floor.copy_call(2**30)),
     ]
     race(lanes, DeviceClock(), Sampling(30, 30, 1.0, 2))
