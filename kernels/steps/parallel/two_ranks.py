@@ -18,9 +18,11 @@ N, H, D = 200, 2, 16
 
 # [two-ranks:begin]
 def main(disagree: bool):
-    dist.init_process_group()  # torchrun tells each process who it is
+    device = own_device()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend)  # torchrun tells each process who it is
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    whole = sequence(device_of(rank, ranks))
+    whole = sequence(device)
     rows = slice(N * rank // ranks, N * (rank + 1) // ranks)  # this rank's tokens
     piece = [x.detach()[:, :, rows].requires_grad_() for x in whole]
 
@@ -39,12 +41,11 @@ def sequence(device):
     return [x.to(device).requires_grad_() for x in tensors]
 
 
-def device_of(rank: int, ranks: int) -> torch.device:
-    """A GPU for each rank of this machine, or the CPU for all."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    if torch.cuda.device_count() < here:
+def own_device() -> torch.device:
+    """A GPU for each process that torchrun starts on this machine, or the CPU for all of them."""
+    if torch.cuda.device_count() < int(os.environ["LOCAL_WORLD_SIZE"]):
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
 
@@ -67,5 +68,6 @@ if __name__ == "__main__":
     try:
         main(disagree="disagree" in sys.argv[1:])
     except RuntimeError as error:
-        print(f"{type(error).__name__} on rank {dist.get_rank()}: {error}", flush=True)
+        rank = os.environ["RANK"]
+        print(f"{type(error).__name__} on rank {rank}: {error}", flush=True)
         sys.exit(1)
