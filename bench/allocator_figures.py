@@ -130,7 +130,7 @@ def at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | tables.Table:
         )
         largest = max(range(1, len(size)), key=size.__getitem__, default=0)
         alts[key] = (
-            f"Held at the peak, {what}: {style.number(sum(size))} MiB in all, the inputs "
+            f"Held at the peak, {what}: {style.number(sum(size), 4)} MiB in all, the inputs "
             f"{sizes[0]}; the largest tensor beside them has {sizes[largest]} MiB, "
             f"{words[largest]}."
         )
@@ -182,14 +182,14 @@ def peak_table(study: Study, way: str, causal: bool, work: str) -> tables.Table:
             if same is not None:
                 alive.remove(same)
     alive.sort(key=lambda r: -r["bytes"])
-    before = style.number(rows[0]["held_bytes"] / MIB)
+    before = style.number(rows[0]["held_bytes"] / MIB, 4)
     body = [["inputs", "and what earlier calls left", before, "before the call"]]
     for r in alive[:MOST_BARS]:
-        words = looks_like(r["bytes"], r["N"]), style.number(r["bytes"] / MIB)
+        words = looks_like(r["bytes"], r["N"]), style.number(r["bytes"] / MIB, 4)
         body.append([f"tensor {r['event'] + 1}", *words, r["where"] or "from C++"])
     rest = alive[MOST_BARS:]
     if rest:
-        total = style.number(sum(r["bytes"] for r in rest) / MIB)
+        total = style.number(sum(r["bytes"] for r in rest) / MIB, 4)
         body.append(["the rest", f"{len(rest)} more", total, "–"])
     what = f"{contenders.label(way)}, {style.order(causal)}, {WORKS[work]}"
     caption = f"{what}, when most was held; {study.line}."

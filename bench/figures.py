@@ -221,13 +221,24 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
     else:
         source = " ".join(dict.fromkeys(f.provenance for _, f in drawn))
     layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
-    gpus = Switch("GPU", [_name(one) for one, _ in drawn])
+    gpus = Switch("GPU", names_of([one for one, _ in drawn]))
     return Figure(data, layout, alts, [gpus, *switches], numbers, source, titles)
 
 
-def _name(measured) -> str:
-    """The GPU of a study or record, as a switch calls it."""
-    return f"{measured.provenance.gpu} ({'live' if measured.live else 'recorded'})"
+def names_of(measured: list) -> list[str]:
+    """The GPU of each study or record, as a switch calls it: with the date where two are alike."""
+    names = [f"{one.provenance.gpu} ({'live' if one.live else 'recorded'})" for one in measured]
+    dates = [one.provenance.date for one in measured]
+    found = []
+    for name, date in zip(names, dates, strict=True):
+        days = [d[:10] for n, d in zip(names, dates, strict=True) if n == name]
+        if len(days) > 1:  # the minute too where the days are alike
+            when = date[:10] if days.count(date[:10]) == 1 else f"{date[:16].replace('T', ' ')}"
+            name = f"{name[:-1]} {when})"
+        while name in found:  # made in the same minute
+            name += "'"
+        found.append(name)
+    return found
 
 
 # ---------------------------------------------------------------- what all figures here share
@@ -305,7 +316,7 @@ def _states(records: list[Record], work_switch: bool = True) -> tuple[list[Switc
     orders = sorted({c for r in records for c in r.values("causal")})
     works = sorted({w for r in records for w in r.values("work")}) if work_switch else [FORWARD]
     switches = [
-        Switch("GPU", [_name(r) for r in records]),
+        Switch("GPU", names_of(records)),
         Switch("Batch", [f"B = {b}" for b in batches]),
         Switch("Order", [style.order(c) for c in orders]),
     ]
@@ -346,6 +357,10 @@ def _figure(records, draw, y_title, *, log_y=True, work_switch=True, table=table
     return Figure(data, layout, alts, switches, numbers, source)
 
 
+def _joined(ends: list[str]) -> str:
+    return "; ".join(ends) or "not measured"
+
+
 def _points(state: _State, name: str, value) -> list[tuple]:
     """(N, value(measurement), hover) of a contender's verified measurements that have a value."""
     found = [m for m in state.record.select(contender=name, **state.shape) if m.ok]
@@ -384,7 +399,7 @@ def time_by_length(records) -> Figure:
             for n, ms in sorted(floor.items())
         ]
         lines.append(("floor", "Copy of the same bytes", points))
-        return lines, f"Time by sequence length, {state.words}: {'; '.join(ends)}."
+        return lines, f"Time by sequence length, {state.words}: {_joined(ends)}."
 
     return _figure(records, draw, "median time [ms]")
 
@@ -402,7 +417,7 @@ def share_of_floor(records) -> Figure:
                 ends.append(
                     f"{contenders.label(name)} {style.number(share, 2)} at N = {style.length(n)}"
                 )
-        return lines, f"Share of copy speed, {state.words}: {'; '.join(ends)}."
+        return lines, f"Share of copy speed, {state.words}: {_joined(ends)}."
 
     return _figure(records, draw, "copy time / time", table=shares)
 
@@ -433,7 +448,7 @@ def speedup_by_length(records) -> Figure:
                     f"{style.work_name(work)} {style.number(ratio)} times at {style.length(n)}"
                 )
         words = f"B = {state.B}, {style.order(state.causal)}"
-        return lines, f"Speed-up against the fastest SDPA, {words}: {'; '.join(ends)}."
+        return lines, f"Speed-up against the fastest SDPA, {words}: {_joined(ends)}."
 
     return _figure(records, draw, "SDPA time / book time", work_switch=False, table=ratios)
 
@@ -462,48 +477,10 @@ def backward_cost(records) -> Figure:
         text = "Bytes: 11 tensors where the forward moves 4"
         lines.append(("floor", "Bytes alone: 11 / 4", [(n, 11 / 4, text) for n in lengths]))
         words = f"B = {state.B}, {style.order(state.causal)}, at the largest N"
-        return lines, f"Forward + backward over forward, {words}: {'; '.join(ends)}."
+        return lines, f"Forward + backward over forward, {words}: {_joined(ends)}."
 
     title = "forward + backward / forward"
     return _figure(records, draw, title, log_y=False, work_switch=False, table=costs)
-
-
-def two(records) -> Figure:
-    """Any two contenders: the time of the second over that of the first, by sequence length."""
-    records = records if isinstance(records, list) else [records]
-    shared, states = _states(records)
-    names = list(dict.fromkeys(name for r in records for name in r.contenders()))
-    labels = {name: contenders.label(name) for name in names}
-    lengths = sorted({n for r in records for n in r.values("N")})
-    ends, always = [lengths[0], lengths[-1]], [None] * (2 + len(shared))
-    even = _line("floor", "as long as the first", ends, [1, 1], None, always, True)
-    data, alts = [even | {"hoverinfo": "skip"}], {}
-    pairs = itertools.product(enumerate(names), enumerate(names[::-1]))
-    for ((i, first), (j, second)), state in itertools.product(pairs, states):
-        key = (i, j, *state.key)
-        choice = ",".join(map(str, key))
-        if first == second:
-            said = f"{labels[first]} twice, {state.words}: choose another one."
-            alts[choice] = state.gpu + said
-            continue
-        times = [
-            {m.N: m.median_ms for m in state.record.select(contender=c, **state.shape) if m.ok}
-            for c in (first, second)
-        ]
-        x = sorted(set(times[0]) & set(times[1]))
-        y = [float(f"{times[1][n] / times[0][n]:.4g}") for n in x]
-        what = f"{labels[second]} / {labels[first]}"
-        said = f"{style.number(y[-1])} at N = {style.length(x[-1])}" if x else "not measured"
-        alts[choice] = f"{state.gpu}Time of {what}, {state.words}: {said}."
-        if x:
-            line = _line(second, what, x, y, None, list(key), not any(key))
-            data.append(line | {"hoverinfo": "x+y+name"})
-    switches = [Switch("First", list(labels.values())), Switch("Second", [*labels.values()][::-1])]
-    layout = _layout(lengths, "time of the second / time of the first")
-    marks = [m * 10.0**e for e in range(-4, 6) for m in (1, 2, 5)]
-    layout["yaxis"] |= {"tickvals": marks, "ticktext": [style.number(m) for m in marks]}
-    source = style.sentence(*(r.line for r in records))
-    return Figure(data, layout, alts, [*switches, *shared], {}, source)
 
 
 def under_the_roof(records) -> Figure:

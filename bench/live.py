@@ -7,9 +7,9 @@ There a panel is a sentence, and what a reader can switch are prepared figures.
 import html
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from . import hardware
+from . import contenders, hardware, runner, style, tables, timing
 from .book import SHARED
 
 
@@ -39,3 +39,20 @@ def panel(function: Callable, **controls):
     from ipywidgets import interact_manual
 
     return interact_manual.options(manual_name="Compute")(function, **controls).widget
+
+
+def race(
+    first: str, second: str, B: int, H: int, N: int, D: int, causal: bool, dtype: str, work: str
+) -> tables.Table:
+    """Two contenders on one shape [B, H, N, D], verified and timed here; what failed says why."""
+    pair = tuple(dict.fromkeys((first, second)))
+    one = {"batches": (B,), "lengths": (N,), "orders": (causal,), "works": (work,)}
+    size = {"heads": H, "head_dim": D, "dtype": dtype, "sampling": timing.QUICK}
+    found = runner.run(runner.Plan(pair, **one, **size), command="lab 4")
+    why = {m.contender: m.reason for m in found.measurements if not m.ok}
+    raced = {m.contender for m in found.measurements}
+    lacking = f"it has no {style.order(causal)} form"
+    why |= {name: lacking for name in pair if name not in raced}
+    table = tables.times(found, B=B, causal=causal, work=work)
+    said = "".join(f" {contenders.label(name)}: {reason}." for name, reason in why.items())
+    return replace(table, caption=table.caption + said)

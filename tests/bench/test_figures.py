@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import claims, contenders, data_sheets, explorer, figures, readme, style, tables
+from bench import any_two, claims, contenders, data_sheets, explorer, figures, readme, style, tables
 from bench.roofline import FORWARD
 from bench.runner import Plan
 
@@ -71,11 +71,12 @@ def test_a_notebook_is_shown_the_page_and_what_draws_it(place, record, monkeypat
     monkeypatch.delenv(figures.SHARED, raising=False)
     if place == "build":
         monkeypatch.setenv(figures.SHARED, "live.json")
-    for figure in (figures.two([record]), explorer.Explorer([record])):
-        page = figure.html() if isinstance(figure, figures.Figure) else figure._repr_html_()
+    figure = figures.time_by_length([record])
+    drawn = (explorer.Explorer([record]), any_two.AnyTwo([record]))
+    for page in (figure.html(), *(d._repr_html_() for d in drawn)):
         assert (figures.NOTEBOOK_PLOTLY in page) == (place == "kernel")
     # Plotly's own type would be drawn in its place, with every trace that is shown at first
-    assert set(figures.two([record])._repr_mimebundle_()) == {"text/html", "text/plain"}
+    assert set(figure._repr_mimebundle_()) == {"text/html", "text/plain"}
 
 
 def test_a_switch_of_one_option_is_hidden(record):
@@ -128,6 +129,29 @@ def test_figures_with_sources_of_their_own_keep_them(record, make_record):
 
     figure = figures.by_gpu([record, other], draw)
     assert figure.provenance == f"From {record.line} and more. From {other.line} and more."
+
+
+def test_records_of_one_gpu_are_told_apart_by_their_dates(record, make_record):
+    day, minute = (make_record(date=d) for d in ("2026-02-03T04:05:06Z", "2026-01-02T04:05:06Z"))
+    other = make_record(gpu="Made-up GPU 2")
+    assert figures.names_of([record, day, other]) == [
+        "Made-up GPU 1 (recorded 2026-01-02)",
+        "Made-up GPU 1 (recorded 2026-02-03)",
+        "Made-up GPU 2 (recorded)",
+    ]
+    alike = figures.names_of([record, minute, record])
+    assert len(set(alike)) == 3 and alike[0] == "Made-up GPU 1 (recorded 2026-01-02 03:04)"
+    live = replace(record, live=True)
+    assert figures.names_of([live, record]) == ["Made-up GPU 1 (live)", "Made-up GPU 1 (recorded)"]
+
+
+def test_what_a_record_lacks_is_said_to_be_not_measured(record, make_record):
+    other = make_record(batches=(2,), date="2026-02-03T04:05:06Z")
+    for draw in ALL:
+        figure = draw([record, other])
+        beside = "1" + ",0" * (len(figure.switches) - 1)
+        assert figure.alts[beside].endswith("not measured."), figure.alts[beside]
+        assert len(set(figure.switches[0].options)) == 2
 
 
 def test_a_gpu_that_was_not_measured_has_no_place_in_a_switch(record, make_record):
@@ -365,9 +389,8 @@ def test_a_claim_may_be_expected_to_fail(record, condition, expected, verdict, s
     assert claim.facts()["surprising"] is surprising
 
 
-@pytest.mark.parametrize("draw", [figures.two, figures.under_the_roof])
-def test_figures_of_a_choice_are_valid_and_say_what_they_show(draw, record):
-    figure = draw([record])
+def test_a_figure_of_a_choice_is_valid_and_says_what_it_shows(record):
+    figure = figures.under_the_roof([record])
     figure.plotly()
     page = figure.html()
     assert "http" not in page and "out of <memory>" not in page
@@ -383,29 +406,6 @@ def fits(trace: dict, choice: str) -> bool:
     return all(
         m is None or str(m) == c for m, c in zip(trace["meta"], choice.split(","), strict=True)
     )
-
-
-def test_two_are_divided_as_their_names_say(record):
-    figure = figures.two([record])
-    names = record.contenders()
-    labels = [contenders.label(name) for name in names]
-    assert figure.switches[0].options == labels and figure.switches[1].options == labels[::-1]
-    shape = {"B": record.values("B")[-1], "causal": False, "work": FORWARD}
-    seen = 0
-    for i, first in enumerate(names):
-        for j, second in enumerate(names[::-1]):
-            choice = f"{i},{j},0,0,0,0"
-            found = [t for t in figure.data if fits(t, choice) and None not in t["meta"]]
-            if first == second:
-                assert not found and "choose another" in figure.alts[choice]
-                continue
-            for trace in found:
-                assert trace["name"] == f"{contenders.label(second)} / {contenders.label(first)}"
-                for n, ratio in zip(trace["x"], trace["y"], strict=True):
-                    ms = [record.one(contender=c, N=n, **shape).median_ms for c in (first, second)]
-                    assert ratio == pytest.approx(ms[1] / ms[0], rel=1e-3)
-                    seen += 1
-    assert seen > 4
 
 
 def test_the_roof_and_the_points_are_flops_over_bytes(record):
