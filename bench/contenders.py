@@ -36,7 +36,7 @@ class Contender:
     note: str  # one line: what is inside the timed call
     context: Callable = nullcontext  # entered around the call, not timed
     available: Callable[[], str | None] = lambda: None
-    install: str = "part of PyTorch"
+    install: str = "part of PyTorch"  # or commands of a shell that install it
     causal: tuple[bool, ...] = (False, True)  # the orders it has
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
     layout: Literal["BHND", "BNHD"] = "BHND"  # what it takes and returns
@@ -144,7 +144,7 @@ register(
         forward=_book,
         note="kernels.linear_attention: φ = elu + 1 inside, normalized",
         available=_book_available,
-        install="pip install -e . in a checkout of the book",
+        install="pip install -e .  # in a checkout of the book",
     )
 )
 register(
@@ -280,7 +280,7 @@ READY = Function("linear", "identity", ready=True)
 READY_SUM = Function("linear", "identity", normalize=False, ready=True)
 FLA = {
     "available": _package("fla", "einops", part="ops"),
-    "install": "pip install fla-core",
+    "install": "pip install fla-core einops",
     "causal": (True,),
     "dtypes": ("float16", "bfloat16"),
     "layout": "BNHD",
@@ -338,7 +338,7 @@ register(
         prepare=lambda q, k, v: {"decay": k.new_zeros(k.shape[:3], dtype=torch.float32)},
         note="kernels.linear_attention with a decay for each token and head, all 1: what they cost",
         available=_book_available,
-        install="pip install -e . in a checkout of the book",
+        install="pip install -e .  # in a checkout of the book",
     )
 )
 
@@ -362,7 +362,9 @@ register(
 )
 
 FLASH_BLA = {
-    "install": "git clone github.com/fla-org/flash-bidirectional-linear-attention, pip install -e",
+    # its setup.py finds no package, so that pip would install nothing
+    "install": "git clone https://github.com/fla-org/flash-bidirectional-linear-attention flash-bla"
+    ' && export PYTHONPATH="$PWD/flash-bla"',
     "causal": (False,),
     "dtypes": ("float16", "bfloat16"),
     "tunes": 2**20,  # at each new length
@@ -417,10 +419,20 @@ def _flash_attn(module):
     return forward
 
 
+HOPPER = (
+    "git clone https://github.com/Dao-AILab/flash-attention"
+    " && pip install --no-build-isolation ./flash-attention/hopper"
+)
+BETA = "pip install --pre flash-attn-4"  # there are only betas of it
 for _version, _module, _available, _install in (
-    (2, "flash_attn", _package("flash_attn", part="flash_attn_interface"), "flash-attn"),
-    (3, "flash_attn_interface", _package("flash_attn_interface"), "flash_attn_3"),
-    (4, "flash_attn.cute", _package("flash_attn", part="cute"), "flash-attn-4"),
+    (
+        2,
+        "flash_attn",
+        _package("flash_attn", part="flash_attn_interface"),
+        "pip install --no-build-isolation flash-attn",
+    ),
+    (3, "flash_attn_interface", _package("flash_attn_interface"), HOPPER),
+    (4, "flash_attn.cute", _package("flash_attn", part="cute"), BETA),
 ):
     register(
         Contender(
@@ -430,7 +442,7 @@ for _version, _module, _available, _install in (
             forward=_flash_attn(_module),
             note=f"{_module}.flash_attn_func: softmax attention",
             available=_available,
-            install=f"pip install {_install}",
+            install=_install,
             dtypes=("float16", "bfloat16"),
             layout="BNHD",
         )

@@ -1,5 +1,6 @@
 """Declarations of contenders: names, what they compute, what is outside the timed call."""
 
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -38,6 +39,42 @@ def test_every_declaration_is_complete(name):
         assert c.function.feature_map == "identity"
         assert "φ" in c.outside
     assert c.function.normalize == ("normalize=True" in c.note) or not name.startswith("fla-")
+
+
+def fault(install: str) -> str | None:
+    """What is wrong with the commands that install a contender, or None."""
+    if install.startswith("part of "):
+        return None
+    for command in install.split(" && "):
+        words = shlex.split(command, comments=True)
+        options = [w for w in words[2:] if w.startswith("-")]
+        given = [w for w in words[2:] if w not in options]
+        if words[:2] == ["pip", "install"]:
+            if not given or any("," in w for w in given):
+                return f"{command!r} names nothing that pip can install"
+        elif words[:2] == ["git", "clone"]:
+            if not given or not given[0].startswith("https://"):
+                return f"{command!r} has no address"
+        elif words[:1] != ["export"] or "=" not in command:
+            return f"{command!r} is no command that is known here"
+    return None
+
+
+@pytest.mark.parametrize("name", contenders.names())
+def test_what_installs_a_contender_are_commands(name):
+    assert fault(contenders.get(name).install) is None
+
+
+def test_what_is_no_command_is_found():
+    assert "names nothing" in fault("pip install -e")
+    assert "has no address" in fault("git clone github.com/x/y && pip install -e y")
+    assert "no command" in fault("a checkout of the book")
+
+
+def test_flash_attn_3_is_on_no_index():
+    assert fault(contenders.get("flash-attn-3").install) is None
+    assert contenders.get("flash-attn-3").install.endswith("/hopper")
+    assert "--pre " in contenders.get("flash-attn-4").install
 
 
 def test_refusals():
