@@ -84,7 +84,7 @@ record-quality: $(READY)  ## on a GPU: train the models of chapter 11, into resu
 readme: $(READY)  ## redraw the README's figure and table from results/
 	@$(RUN) -m bench readme
 
-figures: $(READY)  ## draw every record as PNG and SVG into results/figures
+figures: $(READY)  ## draw the README's figure and every record as PNG and SVG into results/figures
 	@$(RUN) -m bench figures
 
 regression: $(READY)  ## on a GPU: this commit against BASE (main), the table in _build/regression

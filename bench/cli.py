@@ -146,7 +146,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print what the files are as JSON")
     check.set_defaults(act=_check)
 
-    figures = commands.add_parser("figures", help="draw time by length as PNG and SVG, for slides")
+    figures = commands.add_parser(
+        "figures", help="draw the README's figure, and each batch, as PNG and SVG"
+    )
     figures.add_argument("record", nargs="*", help="slugs or files (default: every record)")
     figures.add_argument("--out", type=Path, default=hardware.ROOT / "results" / "figures")
     figures.set_defaults(act=_figures)

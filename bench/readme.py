@@ -1,4 +1,4 @@
-"""The README's figure and tables, drawn from the records between two markers."""
+"""The README's figure and tables, drawn from the records; and the figures for slides."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from .roofline import FORWARD
 
 BEGIN = "<!-- results:begin -->"
 END = "<!-- results:end -->"
-IMAGE = "results/figures/headline.png"
+IMAGE = "results/figures/headline.png"  # beside it the same as SVG
+KINDS = ("png", "svg")
 TWO = (
     "Two GPUs with one processor and two memories: what speeds up as a copy of its bytes does "
     "waits for the memory."
@@ -74,22 +75,28 @@ def update(record: Record, readme: Path) -> list[Path]:
         raise BenchError(f"{readme} cannot be read: {problem}.") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise BenchError(f"{readme} has to hold {BEGIN} and, after it, {END}, each once.")
-    image = readme.parent / IMAGE
-    image.parent.mkdir(parents=True, exist_ok=True)
-    alt = figures.headline_image(record, image, B=headline_batches(record)[0])
+    folder = (readme.parent / IMAGE).parent
+    alt, images = _drawn(record, folder, Path(IMAGE).stem, headline_batches(record)[0])
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]
     readme.write_text(f"{head}{BEGIN}\n{block(record, alt)}\n{END}{tail}", encoding="utf-8")
-    return [readme, image]
+    return [readme, *images]
+
+
+def _drawn(record: Record, folder: Path, name: str, B: int) -> tuple[str, list[Path]]:
+    """(the alternative text, the files) of time by length at a batch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in KINDS]
+    return [figures.headline_image(record, path, B=B) for path in paths][0], paths
 
 
 def draw(record: Record, folder: Path) -> list[Path]:
-    """The same figure for each batch, as PNG and SVG, for slides and other pages."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    for B in headline_batches(record):
-        for kind in ("png", "svg"):
-            path = folder / f"{record.provenance.slug}-b{B}.{kind}"
-            figures.headline_image(record, path, B=B)
-            drawn.append(path)
-    return drawn
+    """The same figure for each batch, as PNG and SVG, for slides and other pages.
+
+    Of the record that the README shows the README's own figure too.
+    """
+    batches = headline_batches(record)
+    names = {f"{record.provenance.slug}-b{B}": B for B in batches}
+    if record.provenance.slug == results.MAIN:
+        names = {Path(IMAGE).stem: batches[0]} | names
+    return [path for name, B in names.items() for path in _drawn(record, folder, name, B)[1]]

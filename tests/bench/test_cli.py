@@ -249,6 +249,7 @@ def test_readme_is_redrawn_between_its_markers(record, tmp_path, capsys):
     image = tmp_path / readme.IMAGE
     assert image.read_bytes()[:4] == b"\x89PNG"
     assert image.stat().st_size < 100_000
+    assert image.with_suffix(".svg").read_text().startswith("<?xml")
     assert f"]({readme.IMAGE})" in text
     again = image.read_bytes()
     assert cli.main(["readme", "--record", str(path), "--readme", str(file)]) == 0
@@ -271,6 +272,27 @@ def test_figures_for_slides(record, tmp_path):
     assert cli.main(["figures", str(path), "--out", str(tmp_path / "out")]) == 0
     assert [p.read_bytes() for p in drawn] == before
     assert cli.main(["figures", "h900", "--out", str(tmp_path / "out")]) == 2
+
+
+def test_the_readmes_figure_is_drawn_with_the_others(make_record, tmp_path):
+    """By the same code as `readme` draws it: the files are the same to the last byte."""
+    path = results.write(make_record(slug=results.MAIN), tmp_path / "gpu.json")
+    assert cli.main(["figures", str(path), "--out", str(tmp_path / "out")]) == 0
+    drawn = {p.name for p in (tmp_path / "out").iterdir()}
+    names = ("headline", f"{results.MAIN}-b1", f"{results.MAIN}-b8")
+    assert drawn == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    file = tmp_path / "README.md"
+    file.write_text(f"{readme.BEGIN}\n{readme.END}\n")
+    assert cli.main(["readme", "--record", str(path), "--readme", str(file)]) == 0
+    for kind in ("png", "svg"):
+        name = f"headline.{kind}"
+        again = (tmp_path / readme.IMAGE).with_name(name)
+        assert again.read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_readmes_figure_is_in_results():
+    image = hardware.ROOT / readme.IMAGE
+    assert image.exists() and image.with_suffix(".svg").exists()
 
 
 def test_check_as_json(record, tmp_path, capsys):
