@@ -7,9 +7,14 @@ Rows, by `what`:
   one query and N keys. `graph_ms` is the same call replayed from a CUDA graph, and `host_ms` what
   Python needs to issue it. A step of the state has no N: it is measured once for each B.
 - `prompt`: the N tokens before the first one that is generated, B = 1, and what is kept of them.
+  Two long ones are read with a state only.
 - `drift`: the state after N tokens if it is rounded after each, against float64.
 
 `copy_ms` is a copy that moves the bytes of the row: the cache is read, a state read and written.
+`held_bytes` is what the cache or the state takes by its shape, and `allocated_bytes` by how much
+PyTorch's allocator holds more with it than without. `host_ms` of a step is that of one that is
+replayed (`kernels/launch.py`), `checked_host_ms` that of one whose arguments are checked and whose
+kernel is chosen anew.
 """
 
 import time
@@ -18,7 +23,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from kernels import LinearAttentionState, linear_attention, linear_attention_step, reference
+from kernels import LinearAttentionState, linear_attention, linear_attention_step, ops, reference
 from kernels.feature_maps import FEATURE_MAPS
 from kernels.steps.decoding import rounded
 
@@ -34,6 +39,7 @@ LENGTHS = tuple(2**i for i in range(10, 21))  # 1K … 1M
 BATCHES = (1, 8, 64)
 STATE_BATCHES = (1, 4, 8, 16, 64, 256, 1024)
 PROMPTS = tuple(2**i for i in range(10, 18, 2))
+LONG_PROMPTS = (2**18, 2**20)
 BACKENDS = {
     "cache-flash": "FLASH_ATTENTION",
     "cache-cudnn": "CUDNN_ATTENTION",
@@ -88,6 +94,14 @@ class Watch:
         x = torch.randn(shape, generator=self.generator, device=self.device)
         return x.to(dtype or self.dtype)
 
+    def allocated(self) -> int:
+        """Bytes that PyTorch's allocator holds; 0 where there is no GPU."""
+        return torch.cuda.memory_allocated() if self.device == "cuda" else 0
+
+    def more_than(self, before: int) -> dict:
+        """{"allocated_bytes": how much more it holds than `before`}, or {} without a GPU."""
+        return {"allocated_bytes": self.allocated() - before} if self.device == "cuda" else {}
+
     def times(self, call, context, nbytes) -> dict:
         """Device, host and graph time of a call in ms, and of a copy of `nbytes`."""
         lanes = [Lane(call, context), Lane(floor.copy_call(nbytes, self.device))]
@@ -127,9 +141,11 @@ def _state(watch, way, B) -> dict:
         return {"status": "skipped", "reason": "the time of this study was over"}
     try:
         q, k, v = (watch.random(B, H, D) for _ in "qkv")
-        kv, z = watch.random(B, H, D, D, dtype=torch.float32), watch.random(B, H, D).float().abs()
+        before = watch.allocated()
+        kv = watch.random(B, H, D, D, dtype=torch.float32)
+        state = LinearAttentionState(kv, 100 + watch.random(B, H, D).float().abs())
+        held = {"held_bytes": STATE_BYTES * B * H, **watch.more_than(before)}
         call = {"state": linear_attention_step, "state-eager": eager_step}[way]
-        state = LinearAttentionState(kv, 100 + z)
         step = torch.no_grad()(lambda: call(q, k, v, state))
         want = reference.recurrent(
             *(x.double().unsqueeze(2) for x in (q, k, v)), causal=True,
@@ -139,9 +155,19 @@ def _state(watch, way, B) -> dict:
         if verdict["status"] != "ok":
             return verdict
         timed = watch.times(step, nullcontext, 2 * STATE_BYTES * B * H)
-        return verdict | timed | {"held_bytes": STATE_BYTES * B * H}
+        if way == "state":
+            timed["checked_host_ms"] = host_of_checked(watch, q, k, v, state)
+        return verdict | timed | held
     except Exception as problem:
         return _failed(problem)
+
+
+def host_of_checked(watch, q, k, v, state) -> float | None:
+    """What Python needs to issue a step that is not replayed, in ms; None where that fails."""
+    options = ("elu", True, None, 1e-6, False)  # those of `linear_attention_step`
+    lane = Lane(torch.no_grad()(lambda: ops._step(q, k, v, state, None, *options)))
+    race([lane], watch.clock, watch.sampling)
+    return None if lane.failure is not None else lane.host_median_ms
 
 
 def eager_step(q, k, v, state):
@@ -194,7 +220,9 @@ def _caches(watch, row, B, N):
             yield row | {"way": "cache-flash", "status": "oom", "reason": reason}
             return
     q = watch.random(B, H, 1, D)
+    before = watch.allocated()
     k, v = (_cache(watch, B, N) for _ in "kv")
+    row = row | watch.more_than(before)
     want = exact_token(q, k, v)
     for way, backend in BACKENDS.items():
         if way == "cache-math" and (B > 1 or N > 2**17):  # it copies the cache to float32
@@ -233,13 +261,18 @@ def exact_token(q, k, v):
 
 def prompts(watch):
     """All tokens before the first generated one, and what is kept of them."""
-    for N in PROMPTS[:2] if watch.quick else PROMPTS:
+    for N in PROMPTS[:2] if watch.quick else (*PROMPTS, *LONG_PROMPTS):
         if watch.over:
             fact = {"status": "skipped", "reason": "the time of this study was over"}
             yield {"what": "prompt", "way": "state", "B": 1, "N": N} | fact
             continue
-        q, k, v = (watch.random(1, H, N, D) for _ in "qkv")
+        q = watch.random(1, H, N, D)
+        before = watch.allocated()
+        k, v = (watch.random(1, H, N, D) for _ in "kv")
+        cache = watch.more_than(before)
         for way, call in prompt_calls(q, k, v).items():
+            if way == "cache" and N in LONG_PROMPTS:  # pairs of tokens take seconds
+                continue
             row = {"what": "prompt", "way": way, "B": 1, "N": N}
             row["held_bytes"] = {
                 "state": STATE_BYTES * H,
@@ -249,10 +282,22 @@ def prompts(watch):
                 # the last token has seen all that the state has to hold
                 fact = judged(last_of(call()), prompt_truth(way, q, k, v), watch.dtype)
                 if fact["status"] == "ok":
+                    fact |= cache if way == "cache" else allocated_by_state(watch, call)
                     fact |= watch.times(call, nullcontext, 4 * k.numel() * k.element_size())
             except Exception as problem:
                 fact = _failed(problem)
             yield row | fact
+
+
+def allocated_by_state(watch, call) -> dict:
+    """How much more the allocator holds once a prompt is read and its outputs are gone."""
+    before = watch.allocated()
+    result = call()
+    state = result[1]
+    del result
+    found = watch.more_than(before)
+    del state
+    return found
 
 
 def prompt_calls(q, k, v) -> dict:

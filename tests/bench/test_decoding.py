@@ -18,6 +18,7 @@ def watch(monkeypatch):
     monkeypatch.setattr(study, "BATCHES", (1, 2))
     monkeypatch.setattr(study, "LENGTHS", (32, 64))
     monkeypatch.setattr(study, "PROMPTS", (32, 64))
+    monkeypatch.setattr(study, "LONG_PROMPTS", (128,))
     monkeypatch.setattr(study, "CHECKPOINTS", (16, 64))
     monkeypatch.setattr(study, "BACKENDS", {"cache-math": "MATH"})
     monkeypatch.setattr(study, "D", 16)
@@ -46,6 +47,38 @@ def test_a_cache_grows_with_the_length_and_a_state_does_not(watch):
     assert [r["held_bytes"] for r in caches] == [2 * 8 * N * 16 * 4 for N in (32, 64)]
     states = [r for r in study.states(watch) if r["way"] == "state"]
     assert [r["held_bytes"] for r in states] == [8 * B * 4 * (16 * 16 + 16) for B in (1, 3)]
+
+
+def test_what_the_allocator_holds_is_counted_without_what_is_gone(watch, monkeypatch):
+    """An allocator that counts the storages of living tensors, as that of a GPU does."""
+    import gc
+
+    def allocated():
+        gc.collect()
+        alive = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.device == watch.cpu]
+        stored = [x.untyped_storage() for x in alive]
+        return sum({x.data_ptr(): x.nbytes() for x in stored}.values())
+
+    watch.cpu = torch.device("cpu")
+    monkeypatch.setattr(watch, "allocated", allocated)
+    monkeypatch.setattr(watch, "more_than", lambda was: {"allocated_bytes": allocated() - was})
+    for part in (study.states, study.caches, study.prompts):
+        for row in part(watch):
+            assert row["allocated_bytes"] == row["held_bytes"], row
+
+
+def test_long_prompts_are_read_with_a_state_alone(watch):
+    ways = {(r["way"], r["N"]) for r in study.prompts(watch)}
+    assert ("state", 128) in ways and ("cache", 128) not in ways and ("cache", 64) in ways
+
+
+def test_a_step_whose_arguments_are_checked_has_a_time_of_its_own(watch, monkeypatch):
+    rows = {r["way"]: r for r in study.states(watch) if r["B"] == 1}
+    assert rows["state"]["checked_host_ms"] > 0 and "checked_host_ms" not in rows["state-eager"]
+    seen = []
+    monkeypatch.setattr(study.ops, "_step", lambda *all: seen.append(all[5:]))
+    list(study.states(watch))
+    assert set(seen) == {("elu", True, None, 1e-6, False)}
 
 
 @pytest.mark.parametrize("part", [study.states, study.prompts], ids=lambda p: p.__name__)
