@@ -34,6 +34,11 @@ def run(program: str, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def modules(names) -> set[str]:
+    """The modules, within kernels.steps, of kernels that are named "module.kernel"."""
+    return {name.rsplit(".", 1)[0].removeprefix("kernels.steps.") for name in names}
+
+
 def instead_of_launching(arch: int) -> dict:
     """From now on launches compile for sm_<arch>: {"module.kernel": the largest of its forms}.
 

@@ -140,12 +140,17 @@ print(json.dumps({name: kernel.metadata.shared for name, kernel in compiled.item
 """
 
 
+NAMES = {"atomics", "chained", "chunked", "leak", "normalized", "order", "recurrent", "segmented"}
+COMPILED = {*(f"causal.{name}" for name in NAMES), "split"}  # whose states `segmented` takes
+
+
 @pytest.mark.parametrize("arch, dtype, limit", [(75, "float32", 64), (90, "bfloat16", 227)])
 def test_steps_compile_and_fit(arch, dtype, limit):
     """For a T4 and an H100, in a process without the interpreter; no GPU is needed."""
     shared = ahead.run(COMPILE, arch, dtype)
     names = {f"{module.__name__}.{kernel}" for step in STEPS for module, kernel in step.kernels}
     assert names <= set(shared)
+    assert ahead.modules(shared) == COMPILED
     assert max(shared.values()) <= limit * 1024
 
 

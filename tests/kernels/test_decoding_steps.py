@@ -89,8 +89,12 @@ print(json.dumps({name: kernel.metadata.shared for name, kernel in compiled.item
 """
 
 
+COMPILED = {"decoding.rounded"}
+
+
 @pytest.mark.skipif(ON_GPU, reason="launches are compiled ahead of time where there is no GPU")
 @pytest.mark.parametrize("arch", [75, 80, 90])
 def test_it_compiles(arch):
     shared = ahead.run(PROGRAM, arch)
+    assert ahead.modules(shared) == COMPILED
     assert max(shared.values()) <= 64 * 1024

@@ -136,13 +136,15 @@ waves.work(2, 3, "cpu")
 transpose.transpose(x.view(128, 128), 16, 16)
 banks.gather(whole, 2, 3, 5)
 intensity.copy_and_compute(x, 3)
-made = {name.split(".")[-1]: kernel for name, kernel in compiled.items()}
-made["read_kernel.cg"] = past_l1
+made = {name.split(".")[-1]: (name, kernel) for name, kernel in compiled.items()}
+made["read_kernel.cg"] = (made["read_kernel"][0], past_l1)
 print(json.dumps({
-    name: {"shared": kernel.metadata.shared, "ptx": kernel.asm["ptx"]}
-    for name, kernel in made.items()
+    short: {"name": name, "shared": kernel.metadata.shared, "ptx": kernel.asm["ptx"]}
+    for short, (name, kernel) in made.items()
 }))
 """
+PROBES = "banks chase copy in_flight intensity read stride transpose waves".split()
+COMPILED = {f"memory.{name}" for name in PROBES}
 
 
 @pytest.fixture(scope="module", params=[75, 90], ids="sm_{}".format)
@@ -153,6 +155,7 @@ def compiled(request):
 
 def test_probes_compile(compiled):
     assert len(compiled) == 10
+    assert ahead.modules(made["name"] for made in compiled.values()) == COMPILED
     assert max(made["shared"] for made in compiled.values()) <= 64 * 1024
 
 
