@@ -111,7 +111,6 @@ def run(path: Path, python: Path) -> tuple[str, float, str | None]:
     """(name, seconds, None or what went wrong) of one notebook, from an empty folder."""
     name = str(path.relative_to(NOTEBOOKS) if path.is_relative_to(NOTEBOOKS) else path.name)
     notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
     if raw_myst(notebook):
         return name, 0.0, f"MyST is left in its text: {raw_myst(notebook)}"
     begin, problem = time.monotonic(), None
@@ -165,6 +164,12 @@ def main() -> int:
     paths = [path.resolve() for path in options.notebook] or sorted(NOTEBOOKS.rglob("*.ipynb"))
     if not paths:
         sys.exit(f"There are no notebooks in {NOTEBOOKS}: run `make book` first.")
+    for path in paths:
+        try:
+            nbformat.validate(nbformat.read(path, as_version=4))
+        except Exception as problem:  # whatever is wrong with a file, nbformat raises its own
+            why = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            sys.exit(f"{path} cannot be read as a notebook: {why}")
     if not (ROOT / ".git").exists():
         print("This folder is no git repository: the notebooks use it as it is, without a clone.")
     python = Path(sys.executable) if options.here else environment(ROOT / "_build/colab")

@@ -40,7 +40,11 @@ def main() -> int:
     options = parser.parse_args()
     held = {}
     if options.host:
-        for line in options.host.read_text().splitlines():
+        try:
+            text = options.host.read_text()
+        except (OSError, ValueError) as problem:
+            sys.exit(f"{options.host} cannot be read as what `pip freeze` prints: {problem}")
+        for line in text.splitlines():
             name, _, version = line.strip().partition("==")
             if version:
                 held[normal(name)] = version

@@ -168,6 +168,7 @@ def regressions(base: Record, head: Record, percent: float) -> tuple[Table, int]
     cells = [
         [
             f"({r['B']}, {r['H']}, {r['N']}, {r['D']})",
+            contenders.label(r["contender"]),
             f"{style.order(r['causal'])}, {style.work_name(r['work'])}",
             style.number(r.get("base_ms")),
             style.number(r.get("head_ms")),
@@ -179,8 +180,8 @@ def regressions(base: Record, head: Record, percent: float) -> tuple[Table, int]
     bad = sum(r["verdict"] not in ("", "faster") for r in found)
     said = f"{bad} of {len(found)} cases slower by more than {percent:g} %, or no longer right."
     caption = f"{said} Base: {base.line}. Head: {head.line}."
-    columns = ["shape", "work", "base [ms]", "head [ms]", "change", "verdict"]
-    return Table(columns, cells, caption, words=("shape", "work", "verdict")), bad
+    columns = ["shape", "contender", "work", "base [ms]", "head [ms]", "change", "verdict"]
+    return Table(columns, cells, caption, words=("shape", "contender", "work", "verdict")), bad
 
 
 def _clock(provenance) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench import cli, comparing, results, tables
+from bench import cli, comparing, contenders, results, tables
 from bench.results import Record
 from bench.roofline import FORWARD, Shape
 
@@ -182,4 +182,5 @@ def test_what_is_no_longer_right_is_a_regression(record, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)) == 88
     assert cli.main(["compare", one, two, "--regressions", "5", "--markdown"]) == 1
     told = capsys.readouterr().out
+    assert f"| {contenders.label('book')} |" in told
     assert "2 of 88 cases" in told and "| base [ms] | head [ms] | change |" in told

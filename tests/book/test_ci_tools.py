@@ -234,6 +234,39 @@ def test_a_regression_compares_base_and_head(clone):
     base, head, compare = (clone / "calls").read_text().splitlines()
     assert base.startswith("base -m bench run") and base.endswith("base.json")
     assert head.startswith("clone -m bench run") and head.endswith("head.json")
+    assert all("--contenders book book-decay" in call for call in (base, head))
     assert "compare" in compare and "--regressions 5" in compare
     assert (clone / "_build/regression/table.md").exists()
     assert len(git(clone, "worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("base, says", [("nope", "no commit 'nope'"), ("HEAD", "make regression")])
+def test_a_regression_that_cannot_begin_says_why_in_one_line(clone, base, says):
+    run = sh("regression", clone, BASE=base)  # there is no .venv either
+    assert run.returncode == 1 and says in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["{", '{"cells": 3}', "[]", None, "folder"])
+def test_a_notebook_that_is_none_is_a_sentence(tmp_path, text):
+    path = tmp_path / "a.ipynb"
+    if text == "folder":
+        path.mkdir()
+    elif text is not None:
+        path.write_text(text)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / ".ci/notebooks.py"), "--here", str(path)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 1 and str(path) in run.stderr
+    assert len(run.stderr.splitlines()) == 1, run.stderr
+
+
+def test_a_wheelhouse_without_the_hosts_list_is_a_sentence(tmp_path):
+    for host in (tmp_path, tmp_path / "absent"):
+        run = subprocess.run(
+            [sys.executable, str(ROOT / ".ci/wheelhouse.py"), "--host", str(host)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == 1 and str(host) in run.stderr
+        assert len(run.stderr.splitlines()) == 1, run.stderr

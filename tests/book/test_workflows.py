@@ -77,6 +77,20 @@ def test_no_stranger_reaches_the_gpu(path):
             assert "pull_request" not in events or own in job["if"]
 
 
+@each
+def test_a_page_that_fails_leaves_its_traceback(path):
+    for job in read(path)["jobs"].values():
+        builds = {"make book", "make execute"} & set(commands(job))
+        kept = [
+            step["with"]["path"]
+            for step in job["steps"]
+            if step.get("if") in ("failure()", "always()") and "upload-artifact" in step["uses"]
+        ]
+        assert not builds or any("_build/html/reports" in what for what in kept)
+        if builds and job["runs-on"] != ["self-hosted", "gpu"]:
+            assert "PIP_EXTRA_INDEX_URL" in job["env"], "else the CUDA build is installed"
+
+
 def test_what_is_tagged_is_measured_and_then_published():
     workflow = read(ROOT / ".github/workflows/gpu.yml")
     assert workflow["on"]["push"] == {"tags": ["v*"]}, "a branch would be measured at each push"
