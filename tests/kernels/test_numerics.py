@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import (
     DEVICE,
+    MAPS,
     ON_GPU,
     TOLERANCE,
     agree,
@@ -76,6 +78,24 @@ def test_equal_values_come_out_again(subject):
     for causal in (False, True):
         o = subject(q, k, v, causal=causal, eps=0)
         assert_close("o", o, v, TOLERANCE[subject.dtype])
+
+
+@both_ways
+@pytest.mark.parametrize("feature_map", MAPS)
+@pytest.mark.parametrize("factor", [1, 100])
+def test_one_hot_queries_and_keys(operator, causal, feature_map, factor):
+    """All of a row in one place: a query sees the keys of that place, and hardly another."""
+    factor = 6 if (factor, feature_map) == (100, "exp") else factor  # exp(200) is no float32
+    q, k, v = qkv(operator, H=1, N=70)
+    rows = torch.arange(70, device=v.device)
+    q, k = (factor * F.one_hot(rows * n % 16, 16).to(v.dtype)[None, None] for n in (3, 5))
+    most = MAPS[feature_map](q.double()).max().item() ** 2  # of φ(q)φ(k)ᵀ
+    # eps as in test_any_length: keys of one place differ in nothing that a query could prefer
+    options = {"causal": causal, "feature_map": feature_map}
+    if (factor, feature_map) == (100, "softmax"):  # 0 and 1: no float32 has its derivative
+        options["wrt"] = ["v"]
+    agree(operator, q, k, v, **options, eps=5 * most)
+    agree(operator, q, k, v, **options, normalize=False, scale=1 / most)
 
 
 @both_ways
