@@ -6,6 +6,13 @@
 CHOICE := $(shell cat .venv/choice 2>/dev/null)
 PYTHON ?= $(or $(firstword $(CHOICE)),python3)
 HOST_TORCH ?= $(word 2,$(CHOICE))
+ifeq ($(strip $(PYTHON)),)
+$(error PYTHON is empty: name an interpreter, as in 'make book PYTHON=python3.12', or leave PYTHON out)
+endif
+ifneq ($(filter-out 0 1,$(HOST_TORCH)),)
+$(error HOST_TORCH is '$(HOST_TORCH)': type HOST_TORCH=1 to keep the torch of PYTHON, or HOST_TORCH=0 to install one)
+endif
+override HOST_TORCH := $(filter 1,$(HOST_TORCH))
 
 RUN := .venv/bin/python
 BASE ?= main

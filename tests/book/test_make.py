@@ -76,6 +76,17 @@ def test_python_that_only_a_version_manager_knows(fresh):
     assert "advice" not in run.stderr
 
 
+def test_empty_python(fresh, working):
+    """And what is set up stays: its recipe begins by taking .venv away."""
+    assert sets_up(fresh, working)
+    before = sorted(path.name for path in (fresh / ".venv").iterdir())
+    run = make(fresh, "lint", "PYTHON=")
+    assert run.returncode and "PYTHON is empty: name an interpreter" in last_sentence(run)
+    assert len(run.stderr.splitlines()) == 1
+    assert sorted(path.name for path in (fresh / ".venv").iterdir()) == before
+    assert not sets_up(fresh)
+
+
 def test_old_python(fresh):
     old = 'case "$1" in -V) echo Python 3.8.18;; *) exit 1;; esac\n'
     run = make(fresh, "test", python(fresh, old))
@@ -150,6 +161,15 @@ def test_the_choice_of_python_is_remembered(fresh, working):
     assert sets_up(fresh, working, "HOST_TORCH=1")
     assert not sets_up(fresh)
     assert sets_up(fresh, "HOST_TORCH=")
+
+
+def test_only_1_keeps_the_packages_of_a_host(fresh, working):
+    assert sets_up(fresh, working)
+    assert not sets_up(fresh, "HOST_TORCH=0")
+    for wrong in ("yes", "2", "1 1 x"):
+        run = make(fresh, "lint", f"HOST_TORCH={wrong}")
+        assert run.returncode and f"HOST_TORCH is '{wrong}'" in last_sentence(run)
+    assert sets_up(fresh, "HOST_TORCH=1")
 
 
 def test_packages_of_a_host_that_is_a_virtual_environment_are_seen(fresh):
