@@ -5,9 +5,10 @@ programs the GPU holds at a time. Nothing is tuned while a program runs.
 
 HOPPER was chosen by timing every kernel alone, on an H100 at (8, 8, 65536, 64) and
 (4, 16, 16384, 128) in bfloat16, over rows 64 and 128, values 64 and 128, 4 and 8 warps, 1 to 3
-stages and 2 or 4 resident programs. The rule for everything else, and NARROW, were chosen to
-compile within the shared memory of a block of sm_86 (99 KiB) and, without spills, within the
-registers; tests/kernels/test_compile.py compiles both.
+stages and 2 or 4 resident programs. `python -m bench tune` makes it anew, over more of each. The
+rule for everything else, and NARROW, were chosen to compile within the shared memory of a block of
+sm_86 (99 KiB) and, without spills, within the registers; tests/kernels/test_compile.py compiles
+both.
 """
 
 import functools

@@ -59,42 +59,65 @@ def compile_launches(arch: int, keep, once: bool = False) -> None:
     """From now on launches compile for sm_<arch>, each form of a kernel once.
 
     keep("module.kernel", arguments, options, compiled) is called at each launch, or `once` a form.
-    Types, constants and what is known of alignment are those that Triton finds at a launch.
     """
-    import torch
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-    types |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
     forms = {}
 
-    def compile_instead(self, *args, grid, warmup, **kwargs):
+    def compile_instead(kernel, values, options):
+        signature, constants, aligned = form = form_of(kernel, values)
+        key = (kernel.fn, *map(str, (*form, options)))
+        if key not in forms:
+            source = ASTSource(kernel, signature, constants, aligned)
+            target = GPUTarget("cuda", arch, 32)
+            forms[key] = triton.compile(source, target=target, options=options)
+        elif once:
+            return
+        keep(f"{kernel.fn.__module__}.{kernel.fn.__name__}", values, options, forms[key])
+
+    see_launches(compile_instead)
+
+
+def see_launches(see) -> None:
+    """From now on launches call see(kernel, arguments, options) instead."""
+    import triton
+
+    def run(self, *args, grid, warmup, **kwargs):
         options = {n: kwargs.pop(n) for n in OPTIONS if n in kwargs}
         values = dict(zip(self.arg_names, args, strict=False)) | kwargs
         assert set(values) == set(self.arg_names), set(values) ^ set(self.arg_names)
-        signature, constants, aligned = {}, {}, {}
-        for i, parameter in enumerate(self.params):
-            name, value = parameter.name, values[parameter.name]
-            if isinstance(value, torch.Tensor):
-                signature[name] = types[value.dtype]
-                aligned[(i,)] = [["tt.divisibility", 16]]
-            elif parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-                signature[name], constants[(i,)] = "constexpr", value
-            elif isinstance(value, int):
-                signature[name] = "i32"
-                if value % 16 == 0:
-                    aligned[(i,)] = [["tt.divisibility", 16]]
-            else:
-                signature[name] = "fp32"
-        form = (self.fn, *(str(x) for x in (signature, constants, aligned, options)))
-        if form not in forms:
-            source = ASTSource(self, signature, constants, aligned)
-            target = GPUTarget("cuda", arch, 32)
-            forms[form] = triton.compile(source, target=target, options=options)
-        elif once:
-            return
-        keep(f"{self.fn.__module__}.{self.fn.__name__}", values, options, forms[form])
+        see(self, values, options)
 
-    triton.runtime.JITFunction.run = compile_instead
+    triton.runtime.JITFunction.run = run
+
+
+def form_of(kernel, values: dict) -> tuple[dict, dict, dict]:
+    """(types, constants, what is aligned) that Triton compiles a kernel for at a launch.
+
+    These are the types of all arguments, by name, and, by place, the values that are known to the
+    compiler and the arguments that are multiples of 16.
+    """
+    import torch
+
+    types = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+    types |= {torch.int8: "*i8", torch.int32: "*i32", torch.int64: "*i64"}
+    signature, constants, aligned = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        name, value = parameter.name, values[parameter.name]
+        known = type(value) is int and value == 1 and not parameter.do_not_specialize
+        multiple = isinstance(value, torch.Tensor) or (type(value) is int and value % 16 == 0)
+        if parameter.is_constexpr or value is None or known:
+            signature[name], constants[(i,)] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[name] = types[value.dtype]
+        elif isinstance(value, int):
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+        else:
+            signature[name] = "fp32"
+        skipped = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+        if multiple and not skipped:
+            aligned[(i,)] = [["tt.divisibility", 16]]
+    return signature, constants, aligned
