@@ -106,7 +106,7 @@ def dot(a, b, PRECISION: tl.constexpr, acc=None):
 
 
 # [state-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts", "cuts", "first_sum", "sums"])
 def state_kernel(
     k,  # [B, H, N, D]
     v,  # [B, H, N, DV]
@@ -171,7 +171,7 @@ def state_kernel(
 
 
 # [combine-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts", "sums"])
 def combine_kernel(
     states,  # [parts, heads, SIZE] float32; if PREFIX, part i becomes what came before it
     initial,  # [heads, SIZE] float32; only if HAS_INITIAL
@@ -205,7 +205,7 @@ def combine_kernel(
 
 
 # [output-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["sums", "parts"])
 def output_kernel(
     q,  # [B, H, N, D]
     o,  # [B, H, N, DV] contiguous, written
@@ -322,7 +322,7 @@ def mean_kernel(
 
 
 # [backward-query-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def backward_query_kernel(
     q,  # [B, H, N, D]
     do,  # [B, H, N, DV]
@@ -420,7 +420,7 @@ def backward_query_kernel(
 
 
 # [backward-key-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def backward_key_kernel(
     k,  # [B, H, N, D]
     v,  # [B, H, N, DV]

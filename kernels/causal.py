@@ -43,7 +43,7 @@ from .launch import launch
 
 
 # [causal-output-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def causal_output_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
@@ -133,7 +133,7 @@ def causal_output_kernel(
 
 
 # [causal-backward-query-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def causal_backward_query_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
@@ -244,7 +244,7 @@ def causal_backward_query_kernel(
 
 
 # [causal-backward-key-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def causal_backward_key_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]

@@ -29,7 +29,7 @@ from .launch import launch
 
 
 # [chained-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["segments"])
 def chained_kernel(
     q,  # [B, H, N, D], each head contiguous; D and DV powers of two
     k,  # [B, H // GROUP, N, D], each head contiguous

@@ -94,7 +94,7 @@ def chunk_decay(log_g, n, last, BLOCK_N: tl.constexpr):
 
 
 # [decay-state-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts", "cuts", "first_cut", "count"])
 def decay_state_kernel(
     k,  # [B, H, N, D]; if BACKWARD q
     v,  # [B, H, N, DV]; if BACKWARD do
@@ -176,7 +176,7 @@ def decay_state_kernel(
 
 
 # [decay-combine-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts", "count"])
 def decay_combine_kernel(
     states,  # [parts + 1, heads, SIZE] float32, from the sum of each part to the state, in place
     totals,  # [parts, heads // GROUP] float32: log decay of each part
@@ -210,7 +210,7 @@ def decay_combine_kernel(
 
 
 # [decay-sums-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def decay_sums_kernel(
     decay,  # [B, H, N] float32
     sums,  # [B, H, N] float32, written: in the order of the run
@@ -236,7 +236,7 @@ def decay_sums_kernel(
 
 
 # [decay-output-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def decay_output_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]

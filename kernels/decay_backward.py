@@ -30,7 +30,7 @@ ROWS = 1024  # of a part, at the most: the rows over which the gradient of the d
 
 
 # [decay-backward-query-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def decay_backward_query_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
@@ -146,7 +146,7 @@ def decay_backward_query_kernel(
 
 
 # [decay-backward-key-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def decay_backward_key_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, N, D]
@@ -277,7 +277,7 @@ def decay_backward_key_kernel(
 
 
 # [decay-gradient-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def decay_gradient_kernel(
     x,  # [x_tiles, B, H, N] float32: φ(q)·dφ(q)
     y,  # [y_tiles, B, H, N] float32: φ(k)·dφ(k)

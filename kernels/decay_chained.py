@@ -24,7 +24,7 @@ MILD = tl.constexpr(-60.0)  # log2 of what is left after rows, from which on exp
 
 
 # [decay-chained-kernel:begin]
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["segments", "in_part"])
 def decay_chained_kernel(
     q,  # [B, H, N, D], each head contiguous; D and DV powers of two
     k,  # [B, H // GROUP, N, D], each head contiguous

@@ -24,7 +24,7 @@ from .feature_maps import phi_operand
 from .launch import counters, launch
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["parts"])
 def short_kernel(
     q,  # [B, H, N, D]
     k,  # [B, H // GROUP, M, D]
