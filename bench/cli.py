@@ -110,6 +110,10 @@ def parser() -> argparse.ArgumentParser:
         report.add_argument(
             "--recorded", metavar="GPU", help="measure nothing: show what is recorded of a GPU"
         )
+        if name == "profile":
+            report.add_argument(
+                "--contender", metavar="NAME", help="profile another one, and write nothing"
+            )
         report.set_defaults(act=_report, name=name)
 
     compare = commands.add_parser(
@@ -278,11 +282,17 @@ def _study(options) -> int:
 def _report(options) -> int:
     """A study that is also a command: measured here, or as recorded, and printed."""
     name = options.name
+    other = getattr(options, "contender", None)
+    if other is not None and (options.recorded or options.out):
+        raise BenchError("--contender measures and writes nothing: not with --recorded or --out.")
     if options.recorded:
         place = (options.out or studies.DIRECTORY) / options.recorded / f"{name}.json"
         study = studies.read(place)
         if study.study != name:
             raise BenchError(f"{place} holds the study {study.study!r}, not {name!r}.")
+    elif other is not None:
+        other = contenders.get(other).name
+        study = studies.run(name, options.quick, hardware.command_line(), _say, contender=other)
     else:
         study = studies.run(name, options.quick, hardware.command_line(), _say)
         _say(f"wrote {studies.write(study, options.out)}")

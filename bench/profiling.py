@@ -274,7 +274,8 @@ def rates(contender, shape: Shape, work: str, ms: float, ceiling: dict[str, floa
 def survey(items: list, contender: str = "book"):
     """Yields rows of ceilings, then of each (shape, work), with what was compiled for it.
 
-    For a fresh process: after the rows of an item comes {"done": its name}.
+    For a fresh process: after the rows of an item comes {"done": its name}. What was compiled is
+    known of kernels of this book alone.
     """
     ceiling = {}
     for row in ceilings():

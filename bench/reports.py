@@ -4,6 +4,7 @@ import html
 
 from . import limits as _limits
 from . import studies, style, tables
+from .contenders import label as contender_label
 from .results import STEADY
 from .studies import Study
 from .tables import Table
@@ -219,6 +220,10 @@ def profile(study: Study) -> Report:
         columns = {"kernel": "kernel", "read_bytes": "read [B]", "written_bytes": "written [B]"}
         shown.append(_columns(good, columns | names, f"Hardware counters by ncu; {study.line}."))
     shown = [table for table in shown if table.rows]
+    others = dict.fromkeys(
+        r["contender"] for r in study.rows if r.get("contender", "book") != "book"
+    )
+    shown += [f"All of it is of {contender_label(name)}, not of the book." for name in others]
     reasons = dict.fromkeys(r["reason"] for r in study.rows if r.get("reason"))
     return Report([*shown, *(["\n".join(reasons)] if reasons else [])])
 

@@ -126,15 +126,17 @@ def enough_gpus(name: str) -> bool:
     return getattr(_module(name), "GPUS", 0) <= device_count()
 
 
-def run(name: str, quick: bool = False, command: str = "", say: Callable = print) -> Study:
-    """Measure a study on this machine's GPU.
+def run(
+    name: str, quick: bool = False, command: str = "", say: Callable = print, **options
+) -> Study:
+    """Measure a study on this machine's GPU; further options are the study's own.
 
     Raises BenchError when there is no such study or no GPU.
     """
     module = _module(name)
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    rows = [_finite(row, say) for row in module.measure(quick, say)]
+    rows = [_finite(row, say) for row in module.measure(quick, say, **options)]
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
 
 

@@ -1,5 +1,6 @@
 """Profiles: instruction classes, sums of events, counters, and what is said without them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -227,6 +228,50 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(fresh, "stream", lambda *a, **k: ([], "SIGSEGV"))
     with pytest.raises(BenchError, match="SIGSEGV"):
         study.measure(True, print)
+
+
+def test_another_contender_is_profiled_and_not_written(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def stream(module, function, options, timeout_s, tell):
+        asked.append(options)
+        (shape, work), name = options["items"][0], options["contender"]
+        case = {"kind": "case", "contender": name, "work": work, **shape, "median_ms": 1.0}
+        return [case, *({"done": "x"} for _ in options["items"])], None
+
+    def counters(shape, work, contender):
+        assert contender == asked[-1]["contender"]
+        return []
+
+    monkeypatch.setattr(fresh, "stream", stream)
+    monkeypatch.setattr(profiling, "counters", counters)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "provenance", lambda *_: GPU)
+    monkeypatch.setattr(studies, "write", lambda *x: pytest.fail("it was written"))
+    assert cli.main(["profile", "--quick", "--contender", "sdpa-flash"]) == 0
+    told = capsys.readouterr()
+    assert "All of it is of SDPA flash, not of the book." in told.out
+    assert "2 shapes of SDPA flash" in told.err
+    assert asked[-1]["contender"] == "sdpa-flash" and len(asked[-1]["items"]) == 2
+    monkeypatch.setitem(
+        contenders._registry,
+        "fla-chunk",
+        replace(contenders.get("fla-chunk"), available=lambda: None),
+    )
+    assert cli.main(["profile", "--contender", "fla-chunk"]) == 0
+    assert {shape["causal"] for shape, _ in asked[-1]["items"]} == {True}
+    for arguments, words in (
+        (["--contender", "nobody"], "There is no contender 'nobody'"),
+        (["--contender", "loop"], "it is left out above 1,024 tokens"),
+        (["--contender", "eager", "--recorded", "x"], "not with --recorded"),
+        (["--contender", "eager", "--out", str(tmp_path)], "not with --recorded or --out"),
+    ):
+        assert cli.main(["profile", *arguments]) == 2
+        assert words in capsys.readouterr().err
+    absent = replace(contenders.get("fla-chunk"), available=lambda: "there is no package `fla`")
+    monkeypatch.setitem(contenders._registry, "fla-chunk", absent)
+    assert cli.main(["profile", "--contender", "fla-chunk"]) == 2
+    assert "to install: pip install fla-core" in capsys.readouterr().err
 
 
 def test_the_disassembler_of_triton_is_there():
