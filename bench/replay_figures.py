@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from . import style, tables
 from .diagrams import PALETTE
+from .errors import BenchError
 from .replay import SECTOR, Replay
 
 SCRIPT = """
@@ -153,9 +154,18 @@ SCRIPT = """
 
 @dataclass(frozen=True)
 class Player:
-    """Replays under names, of which one is shown; a slider walks its steps."""
+    """Replays under names, of which one is shown; a slider walks its steps.
+
+    Raises BenchError where there is none, or one without a step.
+    """
 
     replays: dict[str, Replay]
+
+    def __post_init__(self):
+        empty = [name for name, replay in self.replays.items() if not replay.steps]
+        if not self.replays or empty:
+            which = f"{empty[0]!r} of it has no step" if empty else "there is none"
+            raise BenchError(f"A player needs a replay with a step or more, and {which}.")
 
     def _repr_html_(self) -> str:
         data = json.dumps(list(map(plain, self.replays.values()))).replace("</", "<\\/")

@@ -21,7 +21,8 @@ import torch
 import triton
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench import compiled, fresh, timing
+from bench import compiled, fresh, gate, timing
+from bench.errors import BenchError
 from bench.style import number
 from bench.traffic import traffic
 from kernels import (
@@ -42,6 +43,10 @@ BLOCK_N = 64
 PERSISTENT = 3  # programs of the puzzle with a fixed number of them
 BESIDE = ThreadPoolExecutor(1)  # waits for the process that counts bytes
 COUNTED: dict[str, Future] = {}  # puzzle -> the bytes of its solution, where they are `prepare`d
+TIMED = torch.bfloat16  # what is timed
+LARGE_TOLERANCE = (
+    0.1  # of that, where a right kernel rounds as it likes, and a wrong one is far off
+)
 FENCE = 1000.0  # stands behind every tensor, where a kernel must neither read nor write
 
 
@@ -59,8 +64,11 @@ class Verdict:
         return self.words
 
 
-def compare(got, want, name="o") -> Verdict:
-    """Compare a tensor with the true one (float64): shape, dtype, first wrong index, its value."""
+def compare(got, want, name="o", tolerance=None) -> Verdict:
+    """Compare a tensor with the true one (float64): shape, dtype, first wrong index, its value.
+
+    `tolerance` takes the place of the one of the dtype.
+    """
     if not isinstance(got, torch.Tensor):
         return Verdict(False, f"wrong: {name} is no tensor but {type(got).__name__}")
     kind = f"{name} {list(got.shape)} {str(got.dtype).removeprefix('torch.')}"
@@ -72,7 +80,7 @@ def compare(got, want, name="o") -> Verdict:
     x, y = got.detach().double().cpu(), want.detach().double().cpu()
     size = y.square().mean().sqrt() if y.numel() else 1.0
     # asked as "is it near", which NaN is not
-    near = (x - y).abs() <= TOLERANCE[got.dtype] * (y.abs() + size)
+    near = (x - y).abs() <= (tolerance or TOLERANCE[got.dtype]) * (y.abs() + size)
     if near.all():
         error = ((x - y).norm() / y.norm().clamp_min(1e-300)).item()
         return Verdict(True, f"right: {kind}, relative error {error:.1e}")
@@ -92,9 +100,11 @@ class Budget:
     shapes: tuple  # of the inputs whose bytes are counted
     ideal: Callable  # (*inputs) -> bytes that have to be loaded or stored
     most: float  # times as many are allowed
-    large: tuple  # of the inputs, in bfloat16, that are timed
+    large: tuple  # of the inputs, in bfloat16, that are timed; heads come first
     library: Callable  # (*inputs) -> a call of the library's kernel for as much work
     share: float  # of its speed that is asked for
+    whole: Callable = lambda got: got  # what of a timed result [heads, ...] is compared
+    truth: Callable | None = None  # with (*inputs in float64), if it is not the puzzle's
 
 
 @dataclass(frozen=True)
@@ -621,6 +631,7 @@ PUZZLES = {
             large=((8192, 64), (8192, 64), (8192, 64)),
             library=library_step,
             share=0.5,
+            truth=lambda q, k, v: forget(q, k, v)[:, : v.shape[-1]],  # o
         ),
     ),
     "decay_mask": Puzzle(
@@ -850,6 +861,9 @@ PUZZLES = {
             large=((1024, 2048, 64), (1024, 2048, 64), (1024, 2048, 64)),
             library=library_backward,  # which moves seven tensors
             share=1.0,
+            truth=lambda q, o, do: normalizer_gradient(
+                phi(q), o, do, some_denominators(*q.shape[:2], q.device).double()
+            ),
         ),
     ),
     "causal_dv": Puzzle(
@@ -916,6 +930,8 @@ PUZZLES = {
             large=((64, 32768, 64), (64, 32768, 64)),
             library=library_state,
             share=0.5,
+            whole=lambda states: states.sum(0),
+            truth=lambda k, v: two_maps(k, v)[0],
         ),
     ),
 }
@@ -935,10 +951,17 @@ def check(name: str, kernel=None, *, solution: bool = False) -> Verdict:
     """Run a puzzle's kernel on its cases, and report the first one that is not right.
 
     `kernel` is a Triton kernel, or the function asked for; without one, that of the file
-    `<name>.py`, or of the solution.
+    `<name>.py`, or of the solution. BenchError says which puzzles there are, or what it takes.
     """
+    if name not in PUZZLES:
+        raise BenchError(f"There is no puzzle {name!r}; known: {', '.join(PUZZLES)}.")
     puzzle = PUZZLES[name]
     given = kernel is not None
+    wanted, has = ("a function", callable(kernel))
+    if puzzle.entry == "kernel":
+        wanted, has = "a Triton kernel, with @triton.jit above it", hasattr(kernel, "run")
+    if given and not has:
+        raise BenchError(f"{name!r} is checked with {wanted}, not with {kernel!r}.")
     if kernel is None:
         kernel = load(f"{name}_solution" if solution else name)
     generator = torch.Generator().manual_seed(0)
@@ -1029,8 +1052,26 @@ def frugal(name: str, kernel, counting: Future | None) -> Verdict:
 
 def timed(puzzle: Puzzle, kernel) -> list[Callable]:
     """The calls whose speed is compared: the kernel's and the library's."""
-    inputs = some_inputs(puzzle.budget.large, torch.bfloat16)
+    inputs = some_inputs(puzzle.budget.large, TIMED)
     return [partial(puzzle.launch, kernel, *inputs), puzzle.budget.library(*inputs)]
+
+
+def right_at_large(puzzle: Puzzle, call: partial, heads: int = 2) -> Verdict:
+    """Whether what is timed is right: all of it is written, and the first heads are near.
+
+    Before the call that is looked at, memory of the size of its result is filled with NaN, so that
+    what it does not write is not by chance what the library left there.
+    """
+    budget, (_, *inputs) = puzzle.budget, call.args
+    gate.poison([call()])
+    got = budget.whole(call())
+    truth = budget.truth or puzzle.truth
+    want = truth(*(x[:heads].double() for x in inputs))
+    found = compare(got[:heads], want, puzzle.result, LARGE_TOLERANCE)
+    if found and not torch.isfinite(got).all():
+        found = Verdict(False, f"wrong: {puzzle.result} is not finite behind the first heads")
+    sizes = " and ".join(str(list(x.shape)) for x in inputs)
+    return found if found else Verdict(False, f"  at the size that is timed, {sizes}:\n  {found!r}")
 
 
 def rehearse(puzzle: Puzzle, kernel, which: int) -> None:
@@ -1044,7 +1085,14 @@ def fast(puzzle: Puzzle, kernel) -> Verdict:
     budget = puzzle.budget
     if torch.cuda.get_device_capability() < (8, 0):
         return Verdict(True, "  speed: not asked for on a GPU without bfloat16")
-    lanes = [timing.Lane(call) for call in timed(puzzle, kernel)]
+    calls = timed(puzzle, kernel)
+    try:
+        verdict = right_at_large(puzzle, calls[0])
+    except Exception as problem:
+        return Verdict(False, f"  speed: it does not run at {budget.large}: {problem}")
+    if not verdict:
+        return verdict
+    lanes = [timing.Lane(call) for call in calls]
     timing.race(lanes, timing.DeviceClock(), timing.QUICK)
     for lane in lanes:
         if lane.failure is not None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,3 +105,10 @@ def test_the_player_holds_every_event():
     assert json.loads(data) == json.loads(json.dumps([plain(found)] * 2))
     assert 'max="1"' in text and "&lt;/script&gt;" in text and "PALETTE" not in text
     assert summary(found).rows[0] == ["x", "160", "160", "1", "1", "0"]
+
+
+def test_a_player_of_nothing_says_so():
+    with pytest.raises(BenchError, match="there is none"):
+        Player({})
+    with pytest.raises(BenchError, match="'mine' of it has no step"):
+        Player({"mine": SimpleNamespace(steps=[])})

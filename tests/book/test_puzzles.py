@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import re
 import sys
@@ -364,6 +366,91 @@ def test_a_page_prepares_the_puzzles_whose_bytes_are_counted(monkeypatch):
     assert not puzzles.COUNTED
 
 
+def at_large(name, kernel, large, monkeypatch):
+    """The verdict on what would be timed, with smaller inputs than on a GPU."""
+    monkeypatch.setattr(puzzles, "TIMED", torch.float16)  # the interpreter has no bfloat16
+    puzzle = puzzles.PUZZLES[name]
+    budget = dataclasses.replace(puzzle.budget, large=large)
+    puzzle = dataclasses.replace(puzzle, budget=budget)
+    call, _ = puzzles.timed(puzzle, kernel)
+    return puzzles.right_at_large(puzzle, call)
+
+
+LARGE = {
+    "forget": 3 * ((3, 64),),
+    "normalizer": ((3, 200, 64),),
+    "causal_normalizer": 2 * ((3, 200, 64),),
+    "normalizer_gradient": 3 * ((3, 200, 64),),
+    "output_pass": ((3, 1100, 64),),
+    "two_maps": 2 * ((3, 1100, 64),),
+}
+
+
+@pytest.mark.parametrize("name", [n for n, p in puzzles.PUZZLES.items() if p.budget])
+def test_what_is_timed_of_a_solution_is_right(name, monkeypatch):
+    found = at_large(name, puzzles.load(f"{name}_solution"), LARGE[name], monkeypatch)
+    assert found, found.words
+
+
+FIRST = "    head = tl.program_id(0).to(tl.int64)\n"
+
+
+@pytest.mark.parametrize(
+    "early, word",
+    [("N > 1000", "should be"), ("(N > 1000) & (head >= 2)", "not finite behind the first heads")],
+)
+def test_a_kernel_that_does_nothing_at_the_size_that_is_timed_is_refused(
+    early, word, tmp_path, monkeypatch
+):
+    """It is right on all cases and moves no byte too many, and would have been very fast."""
+    text = solution("output_pass")
+    assert text.count(FIRST) == 1
+    text = text.replace(FIRST, f"{FIRST}    if {early}:\n        return\n")
+    kernel = kernel_of("output_pass", text, tmp_path / "nothing.py")
+    # above the size that is counted, and poisoned as a GPU's allocator would hand it out
+    nan = functools.partial(torch.full_like, fill_value=float("nan"))
+    monkeypatch.setattr(torch, "empty_like", lambda x: nan(x))
+    found = at_large("output_pass", kernel, ((3, 1100, 64),), monkeypatch)
+    assert not found and word in found.words and "at the size that is timed" in found.words
+
+
+def test_what_is_timed_is_not_raced_if_it_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(puzzles.torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(puzzles.timing, "race", lambda *a: pytest.fail("raced"))
+    monkeypatch.setattr(puzzles, "timed", lambda *a: [None, None])
+    for problem in (False, True):
+
+        def judge(puzzle, call, problem=problem):
+            if problem:
+                raise RuntimeError("out of memory")
+            return puzzles.Verdict(False, "wrong at large")
+
+        monkeypatch.setattr(puzzles, "right_at_large", judge)
+        found = puzzles.fast(puzzles.PUZZLES["output_pass"], None)
+        assert not found and ("out of memory" if problem else "wrong at large") in found.words
+
+
+def test_the_states_of_the_first_heads_are_those_of_all():
+    """What is compared at the size that is timed are the first heads."""
+    assert torch.equal(puzzles.some_state(9, 16, "cpu")[:2], puzzles.some_state(2, 16, "cpu"))
+    many, few = (puzzles.state_before(n, 16, 8, "cpu") for n in (9, 2))
+    assert torch.equal(many[:2], few)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (("normaliser",), r"no puzzle 'normaliser'; known: doubling, .*normalizer"),
+        (("normalizer", "notakernel"), r"with a Triton kernel, with @triton.jit.* 'notakernel'"),
+        (("normalizer", len), r"with a Triton kernel, with @triton.jit"),
+        (("doubling", 3), r"'doubling' is checked with a function, not with 3"),
+    ],
+)
+def test_what_cannot_be_checked_is_said_in_one_sentence(given, says):
+    with pytest.raises(puzzles.BenchError, match=says):
+        puzzles.check(*given)
+
+
 @pytest.mark.parametrize("times, good", [((1.0, 0.7), True), ((1.0, 0.4), False)])
 def test_speed_is_a_share_of_the_librarys(times, good, monkeypatch):
     """As on a GPU: `times` are those of the kernel and of the library's."""
@@ -375,6 +462,7 @@ def test_speed_is_a_share_of_the_librarys(times, good, monkeypatch):
             lane.device_ms.append(ms)
 
     monkeypatch.setattr(puzzles.timing, "race", race)
+    monkeypatch.setattr(puzzles, "TIMED", torch.float16)
     budget = puzzles.PUZZLES["output_pass"].budget
     small = puzzles.Budget(**{**vars(budget), "large": ((1, 64, 64),)})
     puzzle = puzzles.Puzzle(**{**vars(puzzles.PUZZLES["output_pass"]), "budget": small})

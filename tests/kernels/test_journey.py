@@ -139,3 +139,8 @@ def test_steps_compile_and_fit(arch, dtype, limit, names, too_much):
     assert {name for name, n in shared.items() if n > limit * 1024} == too_much, shared
     if names == ALL:
         assert ahead.modules(launched) == COMPILED
+
+
+def test_a_step_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no step 'nope'; known: python-loop, .*library"):
+        named("nope")

@@ -111,5 +111,8 @@ STEPS = (
 
 
 def named(name: str) -> Step:
-    """The step of that name."""
-    return next(step for step in STEPS if step.name == name)
+    """The step of that name; ValueError says which there are."""
+    known = {step.name: step for step in STEPS}
+    if name not in known:
+        raise ValueError(f"There is no step {name!r}; known: {', '.join(known)}.")
+    return known[name]
