@@ -201,6 +201,17 @@ def test_all_claims_are_on_one_page(claimed):
         assert f'id="{anchor}"' in page(claimed, name)
 
 
+def test_a_solution_that_its_checker_refuses_fails_the_build(tmp_path):
+    box = '<pre data-refused="normalizer">bytes too many: 2 &lt; 3\n  twice</pre>'
+    text = (
+        f"# Two\n\n```{{code-cell}} python\nfrom IPython.display import HTML\nHTML({box!r})\n```\n"
+    )
+    run = build(tmp_path, {"one": "# One\n", "two": text})
+    assert run.returncode != 0
+    said = "the solution of the puzzle normalizer is refused: bytes too many: 2 < 3 twice"
+    assert said in run.stderr
+
+
 def test_what_fails_on_recorded_h100_data_fails_the_build(tmp_path):
     facts = {"held": False, "evidence": "3 > 2", "source": "", "gpu": H100, "live": False}
     changes = {

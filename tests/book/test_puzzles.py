@@ -224,6 +224,17 @@ DEAR = [
         "r = -tl.sum(tl.load(o + rows[:, None] * DV + offs_dv[None, :], keep_o, 0.0) * b_do",
     ),
     (
+        "ones_column",
+        "fk = elu_plus_one(b_k)",
+        "fk = elu_plus_one(tl.load(k + rows[:, None] * D + offs_d[None, :], keep_k, 0.0))",
+    ),
+    (
+        "later_states",
+        "total += tl.load(sums + segment * SIZE + offs, keep, 0.0)",
+        "total += tl.load(sums + segment * SIZE + offs, keep, 0.0)\n"
+        "        total += 0 * tl.load(sums + segment * SIZE + offs, keep, 0.0)",
+    ),
+    (
         "forget",
         "tl.sum(fq[:, None] * b_s",
         "tl.sum(fq[:, None] * (b_s + 0 * tl.load(before + at_s))",
@@ -292,6 +303,30 @@ def test_too_many_bytes_are_rejected(name, right, wrong, tmp_path):
     verdict = puzzles.check(name, kernel)
     assert not verdict
     assert "right on all" in verdict.words and "bytes too many" in verdict.words
+
+
+def test_every_kernel_that_has_many_rows_has_a_budget():
+    kernels = {n for n, p in puzzles.PUZZLES.items() if p.entry == "kernel" and not p.budget}
+    assert kernels == {"persistent_sum", "rms_norm", "long_rows"}  # chapter 4 and 5, first kernels
+
+
+def test_a_solution_that_is_refused_raises_an_alarm(monkeypatch, tmp_path):
+    """The page then has a mark that the build warns of; a reader's own answer raises none."""
+    assert puzzles.check("normalizer", solution=True)._repr_html_() is None
+    assert puzzles.check("normalizer")._repr_html_() is None
+    wrong = kernel_of("normalizer", (PLACE / "normalizer.py").read_text(), tmp_path / "wrong.py")
+    assert not puzzles.check("normalizer", wrong, solution=True).alarm
+    monkeypatch.setattr(puzzles, "load", lambda name: wrong)
+    found = puzzles.check("normalizer", solution=True)
+    assert not found and found._repr_html_().startswith('<pre data-refused="normalizer">')
+
+
+@pytest.mark.parametrize("gpu, alarm", [("NVIDIA H100 80GB HBM3", "normalizer"), ("Tesla T4", "")])
+def test_a_slow_solution_raises_an_alarm_on_the_books_gpu(gpu, alarm, monkeypatch):
+    slow = puzzles.Verdict(False, f"right, and speed {puzzles.SLOW}")
+    monkeypatch.setattr(puzzles, "checked", lambda *a: slow)
+    monkeypatch.setattr(puzzles.torch.cuda, "get_device_name", lambda: gpu)
+    assert puzzles.check("normalizer", solution=True).alarm == alarm
 
 
 @pytest.mark.parametrize("chapter", ["06", "07", "08", "09", "10"])
@@ -386,7 +421,9 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n, p in puzzles.PUZZLES.items() if p.budget])
+@pytest.mark.parametrize(
+    "name", [n for n, p in puzzles.PUZZLES.items() if p.budget and p.budget.large]
+)
 def test_what_is_timed_of_a_solution_is_right(name, monkeypatch):
     found = at_large(name, puzzles.load(f"{name}_solution"), LARGE[name], monkeypatch)
     assert found, found.words

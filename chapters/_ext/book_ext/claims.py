@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 log = logging.getLogger(__name__)
 
 FACTS = re.compile(r'data-claim="([^"]*)"')
+REFUSED = re.compile(r'<pre data-refused="([^"]*)">(.*?)</pre>', re.DOTALL)
 COLUMNS = {"verdict": 14, "claim": 36, "evidence": 36, "GPU": 14}
 
 
@@ -63,9 +64,18 @@ def collect(app, doctree) -> None:
     found = []
     for node in doctree.findall(nodes.raw):
         if "html" in node.get("format", ""):
+            warn_of_solutions(node.astext(), app.env.docname)
             found += [json.loads(html.unescape(x)) for x in FACTS.findall(node.astext())]
     if found:
         claims_of(app.env)[app.env.docname] = found
+
+
+def warn_of_solutions(text: str, page: str) -> None:
+    """A solution that its own checker refuses: wrong, or dearer than it allows."""
+    for name, words in REFUSED.findall(text):
+        message = "the solution of the puzzle %s is refused: %s"
+        facts = html.unescape(name), html.unescape(" ".join(words.split()))
+        log.warning(message, *facts, location=page, type="book", subtype="puzzle")
 
 
 def pages_to_write(app, env) -> list[str]:
