@@ -305,7 +305,9 @@ def completed(study: Study, *needed: dict) -> Study:
             continue
         rows = [r for r in study.rows if r.get("part") not in parts]
         rows += [r for r in record.rows if r.get("part") in parts]
-        borrowed = f"; its rows of {', '.join(parts)} are {record.line}"
+        found = record.provenance
+        borrowed = f"; {', '.join(parts)} recorded {found.date[:10]}"
+        borrowed += f", commit {found.commit[:7]}" if found.commit else ""
         return replace(study, rows=rows, borrowed=borrowed)
     return study
 

@@ -44,7 +44,7 @@ CHUNKS = ((64, 4), (128, 8), (64, 8), (128, 4), (256, 8))  # (tokens of a chunk,
 NARROW = ((32, 4), (16, 4))  # apart, in a process that may be lost
 SEGMENTS = {8: (1, 2, 4, 8, 16, 32, 64), 1: (1, 4, 16, 32, 64, 128, 256)}
 LINKS = (64, 128, 256, 512, 1024, 2048, 4096)
-QUICK_LINKS = LINKS[2:6:2]
+QUICK_LINKS = (128, 256, 1024)
 PATIENCE = 100_000  # looks at the program before, after which a program gives up
 
 
