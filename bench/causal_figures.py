@@ -6,9 +6,12 @@ They use the format of `bench.figures` and the look of `bench.diagrams`.
 import heapq
 from dataclasses import dataclass
 
+from kernels.steps.causal import STEPS
+
 from . import data_sheets, style
 from .diagrams import PALETTE, Axis, Curve, curves
 from .figures import AXIS, LEGEND, TEMPLATE, Figure, Switch, by_gpu
+from .journey import compared
 from .studies import Study
 from .tables import Table
 from .triton_figures import Grid, grids
@@ -269,6 +272,64 @@ def tensor_ms(study: Study, row: dict) -> float | None:
     tokens = row["B"] * row["H"] * row["N"]
     flops = 256 * row["chunk"] + 1.5 * 16384  # k and v are summed twice
     return 1e3 * tokens * flops / sheet.matrix if sheet else None
+
+
+# the step that each one changes or stands beside, in the order of the chapter
+BEFORE = {
+    "cumulative": None,
+    "recurrent": "cumulative",
+    "chunked": "recurrent",
+    "normalized": "chunked",
+    "segmented": "normalized",
+    "atomics": "segmented",
+    "chained": "segmented",
+    "library": "segmented",
+}
+
+
+def ladder(study: Study, said: dict[str, str]) -> Table:
+    """All steps and the library: predictions `said`, times, shares of a copy, code, verdicts."""
+    ideas = {step.name: step.idea for step in STEPS}
+    ideas["library"] = "two passes or a chain, as heads allow"
+    kernels = {step.name: step.kernels[-1][1] for step in STEPS if step.kernels}
+    lines = []
+    for name in BEFORE:
+        line = [name, ideas[name], said.get(name, "–")]
+        for B in (8, 1):
+            row = (study.select(part="step", step=name, B=B) or [{}])[0]
+            ms, copy = row.get("median_ms"), row.get("floor_ms")
+            line.append(style.number(ms) if ms else row.get("status") or "–")
+            line.append(style.number(copy / ms, 2) if ms and copy else "–")
+        code = (study.select(part="compiled", kernel=kernels.get(name)) or [{}])[0]
+        facts = [code.get(column) for column in ("registers", "local", "shared")]
+        line += ["–" if fact is None else str(fact) for fact in facts]
+        lines.append([*line, verdict(study, name)])
+    head = ["step", "new in it", "predicted, B = 8 [ms]", "B = 8 [ms]", "of copy, B = 8"]
+    head += ["B = 1 [ms]", "of copy, B = 1", "registers", "spilled bytes", "shared bytes"]
+    caption = (
+        "(B, 8, 65536, 64), bfloat16; registers and spilled bytes of a thread and shared memory of "
+        f"a program of the step's main kernel; {study.line}."
+    )
+    words = ("new in it", "predicted, B = 8 [ms]", "verdict")
+    return Table([*head, "verdict"], lines, caption, words=words)
+
+
+def verdict(study: Study, name: str) -> str:
+    """What a step was good for, beside the one before it, at the largest batch with both times."""
+    before = BEFORE[name]
+    if before is None:
+        return "where we start"
+    rows = study.select(part="step", step=name)
+    if rows and all(row["status"] != "ok" for row in rows):
+        return "does not run" if rows[0]["status"] == "failed" else "wrong"
+    for B in (8, 1):
+        new, old = (
+            next((r["median_ms"] for r in study.select(part="step", step=step, B=B)), None)
+            for step in (name, before)
+        )
+        if new and old:
+            return compared(new, old, before) + ("" if B == 8 else f", B = {B}")
+    return "–"
 
 
 def _memory(study: Study) -> Figure | None:

@@ -186,15 +186,7 @@ class Journey:
         old, new = self.ms(before, B), row["median_ms"]
         if not old or not new:
             return "–"
-        if abs(old / new - 1) < SAME:
-            return f"the same as {before}"
-        if new > 1.5 * old:
-            return f"{style.number(new / old)} times the time of {before}"
-        if new > old:
-            return f"{style.number(100 * (new / old - 1), 2)} % slower than {before}"
-        if old / new < 1.5:
-            return f"{style.number(100 * (1 - new / old), 2)} % less time than {before}"
-        return f"{style.number(old / new)} times as fast as {before}"
+        return compared(new, old, before)
 
     # ------------------------------------------------------------------------------- tables
 
@@ -670,6 +662,19 @@ def part_of(kernel: str) -> str:
         if kernel.startswith(f"{part}_kernel"):
             return part
     return "kernel" if kernel.startswith("attention_kernel") else "PyTorch"
+
+
+def compared(new: float, old: float, before: str) -> str:
+    """A time in words, beside that of a step called `before`."""
+    if abs(old / new - 1) < SAME:
+        return f"the same as {before}"
+    if new > 1.5 * old:
+        return f"{style.number(new / old)} times the time of {before}"
+    if new > old:
+        return f"{style.number(100 * (new / old - 1), 2)} % slower than {before}"
+    if old / new < 1.5:
+        return f"{style.number(100 * (1 - new / old), 2)} % less time than {before}"
+    return f"{style.number(old / new)} times as fast as {before}"
 
 
 def count(name: str) -> int:

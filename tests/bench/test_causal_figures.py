@@ -5,6 +5,9 @@ import json
 import pytest
 
 from bench import causal_figures as figures
+from bench import hardware
+from bench.studies import Study
+from kernels.steps.causal import STEPS
 
 
 @pytest.mark.parametrize("segments", figures.COUNTS)
@@ -51,3 +54,47 @@ def test_a_leak_is_marked():
     assert "no key" in figure.alts["0"] and "2 keys" in figure.alts["1"]
     assert figure.data[1]["text"][0] == ["", "!", "", ""]
     assert figure.data[0]["z"][2] == [2, 2, 1, None]
+
+
+def ladder_of(times):
+    """The table of steps with these times at B = 8 and 1, by name of the step."""
+    rows = [
+        {"part": "step", "step": name, "B": B, "status": "ok" if ms else "failed",
+         "median_ms": ms, "floor_ms": 0.5}
+        for name, both in times.items() for B, ms in zip((8, 1), both, strict=True)
+    ]  # fmt: skip
+    rows.append({"part": "compiled", "step": "chained", "kernel": "link_kernel", "registers": 255,
+                 "local": 8, "shared": 40960})  # fmt: skip
+    study = Study("causal", hardware.Provenance("", "", "", "", "", ""), rows)
+    table = figures.ladder(study, {"chained": "soon"})
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def test_the_ladder_compares_each_step_with_the_one_before():
+    times = {"cumulative": (None, 60.0), "recurrent": (120.0, 120.0), "chunked": (2.0, 2.0),
+             "segmented": (1.0, 0.3), "chained": (1.1, 0.4), "library": (0.5, 0.1)}  # fmt: skip
+    found = ladder_of(times)
+    assert list(found) == [*(step.name for step in STEPS), "library"]
+    verdicts = {name: line["verdict"] for name, line in found.items()}
+    assert verdicts == {
+        "cumulative": "where we start",
+        "recurrent": "2 times the time of cumulative, B = 1",  # which did not fit at B = 8
+        "chunked": "60 times as fast as recurrent",
+        "normalized": "–",
+        "segmented": "–",
+        "atomics": "–",
+        "chained": "10 % slower than segmented",
+        "library": "2 times as fast as segmented",
+    }
+    assert found["cumulative"]["B = 8 [ms]"] == "failed"
+    chained = found["chained"]
+    assert [chained[c] for c in ("registers", "spilled bytes", "shared bytes")] == [
+        "255", "8", "40960",
+    ]  # fmt: skip
+    assert chained["predicted, B = 8 [ms]"] == "soon" and chained["of copy, B = 8"] == "0.45"
+    assert found["library"]["spilled bytes"] == "–"
+
+
+def test_a_step_that_never_ran_has_a_verdict():
+    verdicts = ladder_of({"segmented": (1.0, 0.3), "chained": (None, None)})
+    assert verdicts["chained"]["verdict"] == "does not run"
