@@ -183,6 +183,15 @@ def figures(page) -> list[str]:
               faults.push(`image without alternative text: ${i.src}`);
             if (!i.naturalWidth) faults.push(`image is not drawn: ${i.src}`);
           }
+          for (const c of document.querySelectorAll('main canvas')) {
+            if (c.closest('.book-plotly') || !c.checkVisibility()) continue;
+            if (c.getAttribute('role') !== 'img' || !c.ariaLabel?.trim())
+              faults.push(`canvas without role img and aria-label: ${c.outerHTML.slice(0, 80)}`);
+            const read = () => c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            const pixels = c.width && c.height ? new Uint32Array(read().buffer) : [];
+            if (!pixels.length || pixels.every((p) => p === pixels[0]))
+              faults.push(`canvas is empty: ${short(c.ariaLabel)}`);
+          }
           for (const s of document.querySelectorAll('main article svg')) {
             if (s.closest('.book-plotly, a, button, summary, .sd-octicon, .sd-material-icon') ||
                 !s.checkVisibility())
@@ -409,14 +418,16 @@ REACHABLE = "a[href], button, input, select, textarea, summary, [tabindex], [rol
 def keyboard(page) -> list[str]:
     """The Tab key reaches every control that is seen, and what takes clicks takes keys."""
     page.evaluate(
-        "() => {"
+        # scrolled to the top first, where the theme hides its button that leads there
+        "async () => {"
         + SEEN
         + f"""
+          document.activeElement?.blur();
+          window.scrollTo(0, 0);
+          await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)));
           const left = 'a.headerlink, [type=hidden], [tabindex="-1"], :disabled';
           for (const e of document.querySelectorAll('{REACHABLE}'))
             if (seen(e) && !e.matches(left)) e.dataset.wanted = '';
-          document.activeElement?.blur();
-          window.scrollTo(0, 0);
         }}"""
     )
     limit = page.evaluate("() => document.querySelectorAll('[data-wanted]').length") * 2 + 200

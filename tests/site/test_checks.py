@@ -38,6 +38,10 @@ SWITCH = (
     "<option>bidirectional</option><option>causal</option></select></label>"
     '<p class="said">bidirectional</p>' + DRAWING + "</div>"
 )
+CANVAS = '<canvas role="img" aria-label="{label}" width="90" height="{height}"></canvas>'
+FILLED = CANVAS + "<script>document.querySelector('canvas').getContext('2d')"
+FILLED += ".fillRect(0, 0, {width}, 50)</script>"
+PAINTED = FILLED.format(label="A replay", width=50, height=50)
 SAYS = "this.closest('.book-figure').querySelector('.said').textContent = "
 RANGE = (
     '<div class="book-figure"><label>Chunk <input type="range" min="0" max="3" value="0" '
@@ -75,6 +79,10 @@ FAULTS = {
             '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">',
             '<svg role="img" aria-label="A line"><line x1="0" x2="9"/></svg>',
         ),
+        (CANVAS.format(label="A replay", height=50), PAINTED),
+        (FILLED.format(label="A replay", width=50, height=0), PAINTED),
+        (FILLED.format(label="One colour", width=90, height=50), PAINTED),
+        (FILLED.format(label="", width=50, height=50), PAINTED),
         ('<svg><line x1="0" x2="9"/></svg>', '<svg aria-hidden="true"><path d="M0,0"/></svg>'),
     ],
     "math": [

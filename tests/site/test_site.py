@@ -71,12 +71,33 @@ def test_search_finds_a_known_term(wide, address):
     assert not found(wide, "xyzzyplugh")
 
 
-def test_search_page_is_sound(wide, address):
-    wide.goto(f"{address}/search.html?q=softmax")
-    found(wide, "softmax")
-    faults = [*checks.axe(wide), *checks.sideways(wide), *checks.keyboard(wide)]
-    checks.set_theme(wide, dark=True)
-    assert not [*faults, *checks.axe(wide, checks.COLOURS), *checks.light_boxes(wide)]
+def test_search_finds_a_known_term_on_a_narrow_window(narrow, address):
+    narrow.goto(f"{address}/{PAGES[0]}")
+    checks.settle(narrow)
+    narrow.locator("button.search-button__button, .search-button").locator(
+        "visible=true"
+    ).first.click()
+    narrow.wait_for_function("() => document.activeElement.type === 'search'")
+    narrow.keyboard.type("crossover")
+    narrow.keyboard.press("Enter")
+    narrow.wait_for_url("**/search.html?q=crossover*")
+    assert any("quadratic problem" in title for title in found(narrow, "crossover"))
+    entry = narrow.locator("#search-results li > a", has_text="quadratic problem").first
+    assert 0 <= entry.bounding_box()["x"] < checks.WIDTHS["narrow"][0]
+    entry.click()
+    narrow.wait_for_url("**/02_quadratic_problem.html*")
+
+
+@pytest.mark.parametrize("width", checks.WIDTHS)
+def test_search_page_is_sound(browser, address, width):
+    page = open_page(browser, width)
+    page.goto(f"{address}/search.html?q=softmax")
+    found(page, "softmax")
+    faults = [*checks.axe(page), *checks.sideways(page), *checks.keyboard(page)]
+    checks.set_theme(page, dark=True)
+    faults += [*checks.axe(page, checks.COLOURS), *checks.light_boxes(page)]
+    page.context.close()
+    assert not faults
 
 
 def test_theme_button_switches_page_and_figures(wide, address):

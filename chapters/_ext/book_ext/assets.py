@@ -13,6 +13,7 @@ PLOTLY = "plotly.min.js"
 
 
 def connect(app) -> None:
+    app.add_js_file("book.js", loading_method="defer")
     app.connect("config-inited", point_to_mathjax)
     app.connect("builder-inited", copy_scripts)
     # After the extensions that add scripts to every page.
