@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from . import contenders, style
 from .figures import CONFIG, _layout, _line, names_of, notebook_loader
-from .results import Record
+from .results import STEADY, Record
 from .studies import Study
 
 SCRIPT = """
@@ -170,9 +170,10 @@ class AnyTwo:
 
 
 def _times(rows) -> dict[str, dict[int, float]]:
-    """{"name|batch|order|work": {N: ms}} of rows with these names."""
+    """{"name|batch|order|work": {N: ms}} of the rows with these names that are steady."""
     found: dict[str, dict[int, float]] = {}
-    for r in sorted(rows, key=lambda r: r["N"]):
+    steady = [r for r in rows if r.get("p80_ms", 1.0) <= STEADY * r.get("p20_ms", 1.0)]
+    for r in sorted(steady, key=lambda r: r["N"]):
         key = f"{r['contender']}|{r['B']}|{style.order(r['causal'])}|{r['work']}"
         found.setdefault(key, {})[r["N"]] = float(f"{r['median_ms']:.5g}")
     return found

@@ -81,6 +81,14 @@ def test_both_times_are_of_one_race(record, field):
     assert figure.ratios("eager", "flash-bla", *at)[0] == [], "they have not raced each other"
 
 
+def test_no_ratio_is_of_unsteady_times(record, shake):
+    case = ("book", "eager", 0, 8, "bidirectional", FORWARD)
+    assert AnyTwo([record]).ratios(*case)[0]
+    for who in case[:2]:
+        assert AnyTwo([shake(record, who)]).ratios(*case) == ([], [], "")
+    assert AnyTwo([shake(record, "sdpa-cudnn")]).ratios(*case)[0]
+
+
 def test_a_field_of_another_gpu_is_left_out(record, make_record, field):
     other = make_record(gpu="Another")
     assert "loop" not in AnyTwo([other], [field]).names
