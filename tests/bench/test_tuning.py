@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,6 +107,42 @@ def timed(tile, kernel_ms, **changes):
     times = {"kernel_ms": kernel_ms, "floor_ms": 0.25, "call_ms": 1.0}
     row = tuning._row("state_kernel", 64, tile)
     return row | {"status": "ok", "reason": None} | times | changes
+
+
+def test_what_is_tried_is_put_into_the_table_and_timed_beside_its_floor(monkeypatch):
+    """With a clock, a profiler and inputs that need no GPU."""
+    asked = []
+
+    class Inputs:
+        def __init__(self, shape, gradients):
+            self.truth = lambda function: None
+
+    def raced(lanes, clock, sampling):
+        for lane in lanes:
+            lane.device_ms.append(lane.call())
+
+    def prepared(contender, inputs, work):
+        asked.append((contender.name, work, configs.HOPPER["decay_state_kernel", 64]))
+        return lambda: 2.0, lambda result: result
+
+    tiles = [(64, 64, 1, 4, 2), (32, 64, 1, 4, 2), (32, 64, 2, 4, 2)]
+    launched = iter(["decay_state_kernel", "another_kernel", "decay_state_kernel"])
+    good = SimpleNamespace(ok=True, reason=None)
+    monkeypatch.setattr(tuning.runner, "Inputs", Inputs)
+    monkeypatch.setattr(tuning.runner, "prepare", prepared)
+    monkeypatch.setattr(tuning, "DeviceClock", lambda: SimpleNamespace(lost=lambda: False))
+    monkeypatch.setattr(tuning, "copy_call", lambda nbytes: lambda: nbytes / 2**28)
+    monkeypatch.setattr(tuning, "race", raced)
+    monkeypatch.setattr(tuning.gate, "judge", lambda named, truth, dtype: good)
+    monkeypatch.setattr(
+        tuning.profiling, "kernel_times", lambda call, n: [{"kernel": next(launched), "ms": 0.5}]
+    )
+    monkeypatch.setattr(configs, "HOPPER", dict(configs.HOPPER))
+    rows = list(tuning.try_all("decay_state_kernel", 64, tiles))
+    assert asked == [("book-decay", "forward", tile) for tile in tiles]
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "launches another_kernel, and not it" in rows[1]["reason"]
+    assert [(r["kernel_ms"], r["floor_ms"], r["call_ms"]) for r in rows[::2]] == [(0.5, 2, 2)] * 2
 
 
 def test_a_candidate_that_kills_its_process_is_a_row_and_the_rest_go_on(monkeypatch):
