@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 
-from . import data_sheets, style, tables
+from . import data_sheets, models, style, tables
 from .figures import AXIS, CONFIG, LEGEND, MARGIN, TEMPLATE, notebook_loader
 from .models import MODELS, Model
 from .results import Record
@@ -33,7 +33,7 @@ SLIDERS = {
 }
 HARDWARE = {
     "bandwidth": ("bandwidth [TB/s]", -1.0, 1.0),
-    "rate": ("FLOP rate [TFLOP/s]", 1.0, 3.5),
+    "rate": ("FLOP rate [TFLOP/s]", 0.5, 3.5),
 }
 FIXED = (0, 100, 0)  # µs
 DTYPES = {"16 bits": 2, "32 bits": 4}
@@ -138,14 +138,15 @@ SCRIPT = """
     const sheet = given.sheets[control("gpu").value];
     if (sheet) {
       control("bandwidth").value = Math.log10(sheet[0] / 1e12);
-      control("rate").value = Math.log10(sheet[1] / 1e12);
+      // float32 is multiplied without tensor cores
+      control("rate").value = Math.log10(sheet[control("b").value === "4" ? 2 : 1] / 1e12);
     }
     update();
   }
 
   root.addEventListener("input", (event) => {
     const name = event.target.dataset.control;
-    if (name === "gpu") return choose();
+    if (name === "gpu" || name === "b") return choose();
     if (name === "bandwidth" || name === "rate") control("gpu").value = "";
     update();
   });
@@ -291,7 +292,9 @@ class Explorer:
             "lengths": LENGTHS,
             "sliders": dict.fromkeys(SLIDERS, True),
             "quantities": QUANTITIES,
-            "sheets": {n: [s.bandwidth, s.matrix] for n, s in data_sheets.SHEETS.items()},
+            "sheets": {
+                n: [s.bandwidth, s.matrix, s.float32] for n, s in data_sheets.SHEETS.items()
+            },
             "points": [{k: p[k] for k in ("gpu", "B", "H", "D", "b", "C")} for p in self.points()],
         }
         safe = [json.dumps(x).replace("</", "<\\/") for x in (given, self._spec(sheet))]
@@ -302,12 +305,26 @@ class Explorer:
             f"{self._controls(sheet)}"
             f'<div class="book-plotly" role="img" aria-label="{html.escape(self._alt(sheet))}" '
             f'style="min-height: 460px"><script type="application/json">{safe[1]}</script></div>'
-            '<p class="book-explorer-crossover" aria-live="polite">'
-            "Move a slider: the curves and the table are computed anew.</p>"
+            f'<p class="book-explorer-crossover" aria-live="polite">{self.crossover(sheet)}</p>'
             f"{self.table()._repr_html_()}"
             f'<p class="book-provenance">Curves are computed. Points: {html.escape(sources)}.</p>'
             f"<script>{SCRIPT}</script></div>{notebook_loader()}"
         )
+
+    def crossover(self, sheet) -> str:
+        """From which length on the linear model is the faster one, in the words of the script."""
+        found = None
+        tiled, linear = (models.get(name) for name in ("tiled", "linear"))
+        for step in range(20 * 32, 4 * 32 - 1, -1):  # down from a million tokens
+            at = self.sizes() | {"N": 2 ** (step / 32)}
+            slow, fast = (m.least_ms(sheet.bandwidth, sheet.matrix, **at) for m in (tiled, linear))
+            if fast >= slow:
+                break
+            found = at["N"]
+        words = "never, up to a million tokens"
+        if found is not None:
+            words = "at every length" if found <= 16 else f"from {round(found)} tokens on"
+        return f"In this model linear attention is faster than tiled softmax attention {words}."
 
     def _alt(self, sheet) -> str:
         sizes = self.sizes()

@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bench import chunks, explorer, fitting, models, results
+from bench import chunks, data_sheets, explorer, fitting, models, results
 from bench.ledger import Ledger
 from bench.roofline import FORWARD, Shape, ideal_bytes, ideal_flops
 
@@ -79,6 +80,31 @@ def test_a_fixed_time_and_a_slope():
         fitting.fixed_and_slope([1], [1])
 
 
+SHEET = data_sheets.SHEETS[explorer.START_GPU]
+
+
+def test_the_first_sentence_is_the_crossover():
+    words = explorer.Explorer([]).crossover(SHEET)
+    number = int("".join(c for c in words if c.isdigit()))
+    assert number == pytest.approx(2 * SHEET.matrix / SHEET.bandwidth, rel=0.03)  # N = b R / β
+    assert words in explorer.Explorer([])._repr_html_()
+    slow = replace(SHEET, bandwidth=SHEET.bandwidth / 1e5)  # bound by bytes at every length
+    assert "never" in explorer.Explorer([]).crossover(slow)
+    assert "at every length" in explorer.Explorer([], start={"D": 2}).crossover(
+        replace(SHEET, matrix=SHEET.matrix / 1e4)
+    )
+
+
+def test_every_rate_of_a_data_sheet_is_within_its_slider():
+    for sheet in data_sheets.SHEETS.values():
+        for name, rates in (
+            ("bandwidth", [sheet.bandwidth]),
+            ("rate", [sheet.matrix, sheet.float32]),
+        ):
+            _, low, high = explorer.HARDWARE[name]
+            assert all(low <= math.log10(rate / 1e12) <= high for rate in rates), sheet
+
+
 @pytest.fixture
 def page():
     """A page with the explorer and a Plotly that remembers what it is told."""
@@ -113,13 +139,14 @@ def move(page, name, value):
 
 
 def test_the_script_computes_what_python_computes(page):
-    for name, value in {"N": 12, "D": 7, "B": 1, "H": 2, "C": 8, "fixed": 20, "b": 4}.items():
+    for name, value in {"N": 12, "D": 7, "B": 1, "H": 2, "C": 8, "fixed": 20}.items():
         move(page, name, value)
     move(page, "gpu", "Tesla T4")
+    move(page, "b", 4)  # 32 bits: the rate without tensor cores
     sizes = {"D": 128, "B": 2, "H": 4, "C": 256, "b": 4}
     told = page.evaluate("told.update")
     for i, model in enumerate(models.MODELS):
-        want = [model.least_ms(0.32e12, 65e12, 0.02, **sizes, N=n) for n in explorer.LENGTHS]
+        want = [model.least_ms(0.32e12, 8.1e12, 0.02, **sizes, N=n) for n in explorer.LENGTHS]
         assert told[0]["y"][i] == pytest.approx(want, rel=1e-6), model.name
     for quantity in ("flops", "moved", "held"):
         move(page, "quantity", quantity)
@@ -135,6 +162,7 @@ def test_every_control_changes_what_is_drawn(page):
         return json.dumps(page.evaluate("told.update")) + page.inner_text("table")
 
     move(page, "N", 13)
+    assert said(page) == explorer.Explorer([]).crossover(SHEET)
     changes = {"N": 10, "D": 8, "B": 0, "H": 1, "C": 10, "bandwidth": 0.1, "rate": 2.2}
     changes |= {"fixed": 50, "b": 4, "gpu": "NVIDIA H200", "quantity": "held"}
     for name, value in changes.items():
@@ -143,6 +171,9 @@ def test_every_control_changes_what_is_drawn(page):
         assert drawn() != before, name
     move(page, "bandwidth", 0.3)
     assert page.input_value('[data-control="gpu"]') == ""  # no longer that GPU
+    rate = page.input_value('[data-control="rate"]')
+    move(page, "b", 2)
+    assert page.input_value('[data-control="rate"]') == rate, "a rate that was set stays"
 
 
 def test_points_show_only_where_they_were_measured(page):
@@ -153,10 +184,11 @@ def test_points_show_only_where_they_were_measured(page):
     assert not any(page.evaluate("told.restyle")[0]["visible"])
 
 
-def test_the_crossover_moves_with_the_hardware(page):
-    def said():
-        return page.inner_text(".book-explorer-crossover")
+def said(page) -> str:
+    return page.inner_text(".book-explorer-crossover")
 
+
+def test_the_crossover_moves_with_the_hardware(page):
     move(page, "gpu", "NVIDIA H100 80GB HBM3")
     model = [m for m in models.MODELS if m.name in ("tiled", "linear")]
     least = next(
@@ -164,7 +196,7 @@ def test_the_crossover_moves_with_the_hardware(page):
         if model[1].least_ms(3.35e12, 989e12, B=8, H=8, N=n, D=64, C=64, b=2)
         < model[0].least_ms(3.35e12, 989e12, B=8, H=8, N=n, D=64, C=64, b=2)
     )  # fmt: skip
-    number = int("".join(c for c in said() if c.isdigit()))
+    number = int("".join(c for c in said(page) if c.isdigit()))
     assert number == pytest.approx(least, rel=0.03)
     move(page, "bandwidth", 1.0)
-    assert said() != "" and str(number) not in said()
+    assert said(page) != "" and str(number) not in said(page)

@@ -25,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[3]
 NAME = "gpu-optimization-book.pdf"
 PATIENCE_MS = 600_000  # to typeset and to print, on a slow machine
 PAPER_PX = 672  # the text of an A4 page, 178 mm wide
-# What only a screen can use.
-LEFT_OUT = "script, .headerlink, .book-switch, .book-explorer, .copybtn, .toggle-button, iframe, "
+# What only a screen can use: the slider of the explorer of chapter 3, the controls of lab 2.
+# A replay is drawn by a script that reads its controls, so both stay, and the controls are hidden.
+LEFT_OUT = "script, .headerlink, .book-switch:not(.book-replay .book-switch), "
+LEFT_OUT += ".book-figure .book-explorer, .copybtn, .toggle-button, iframe, "
 LEFT_OUT += "#jb-print-docs-body, #jb-print-toc, .tag_hide-input details.hide"
 STYLE = """
 @page { size: A4; margin: 18mm 16mm; }
@@ -43,6 +45,8 @@ h1, h2, h3, h4, .admonition-title { break-after: avoid; }
 table { font-size: 0.8em; }
 .admonition, .highlight, pre { box-shadow: none !important; }
 details > summary { list-style: none; }
+.book-replay .book-switch { display: none !important; }
+.book-replay canvas { break-inside: avoid; }
 """
 
 
@@ -68,6 +72,8 @@ def join(site: Path, pages: list[str]) -> str:
     kept = {}
     for soup in files.values():
         for script in soup.select("script"):
+            if script.find_parent("article"):  # of a single figure
+                continue
             words = f"{script.get('src', '')} {script.string or ''}"
             if any(part in words for part in ("MathJax", "mathjax", "plotly")):
                 kept.setdefault(
@@ -82,7 +88,9 @@ def join(site: Path, pages: list[str]) -> str:
     parts = []
     for name, soup in files.items():
         article = soup.select_one("article.bd-article, article, main")
-        for data in article.select(".book-plotly script"):
+        for data in article.select(
+            ".book-plotly script, .book-replay script, .book-replay + script"
+        ):
             data.name = "data-kept"
         for part in article.select(LEFT_OUT):
             part.decompose()
