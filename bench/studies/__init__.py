@@ -5,11 +5,17 @@ Each module of this folder is a study. It has
     ABOUT = "one line: what is measured"
     def measure(quick: bool, say: Callable[[str], None]) -> list[dict]: ...
 
+    COLUMNS = "columns of each row | further ones where the row is good"; `x?` may be None
+
 `measure` runs on the GPU and returns flat rows: names of columns to text, numbers, booleans or
 None, with the unit in the column's name (`read_GBps`, `latency_ns`, `median_ms`). With `quick` it
 ends within 20 seconds, which a chapter that is executed on a GPU waits for: where that takes a
 limit, after QUICK_S seconds nothing further is begun. In full it ends within 60 as a rule. Some
 take longer in full, and say so; pages show those as recorded.
+
+A study with several kinds of rows says in which column the kind stands, `KIND = "part"`, and maps
+each to its `COLUMNS`; `"kind, status"` is for rows of one status. A row is good whose status is
+"ok", or that has no status and no reason. `read` refuses what lacks a column.
 
 A study for several GPUs says `GPUS = 2`: where there are fewer it is measured only by its name on
 the command line, and pages show it as recorded, so that it does not take the place of what several
@@ -21,6 +27,7 @@ import json
 import math
 import os
 import pkgutil
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +50,15 @@ NO_GPU = (
 )
 
 Value = str | int | float | bool | None
+
+STATUSES = (
+    "ok", "wrong", "failed", "void", "skipped", "predicted", "oom", "too_long", "not_installed",
+    "not available",
+)  # fmt: skip
+UNITS = "ms|us|ns|MiB|gib|GBps|TBps|TFLOPs|TFLOPps|bytes|n"
+NUMBERS = re.compile(rf"(^|_)({UNITS})$|^(B|H|N|D|Dv|value|must|aim|share_of_floor)$")
+TIMES = re.compile(r"_(ms|us|ns)$")
+WORDS = {"contender", "label", "family", "work", "shape", "met", "way"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,8 @@ def run(
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
     rows = [_finite(row, say) for row in module.measure(quick, say, **options)]
+    for why in misfits(name, rows)[:3]:
+        say(f"a row that no page can read: {why}")
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)
 
 
@@ -205,7 +223,58 @@ def read(path) -> Study:
     study = results.validated(Study, results.text_of(path), str(path), SCHEMA)
     if study.study not in names():
         raise BenchError(f"{path} holds the study {study.study!r}; known: {', '.join(names())}.")
+    wrong = misfits(study.study, study.rows)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise BenchError(f"{path} does not fit the study: {wrong[0]}{more}.")
     return study
+
+
+def misfits(name: str, rows: list[dict]) -> list[str]:
+    """What is wrong with the rows of a study, each as `rows.3: why`; [] where nothing is."""
+    module = _module(name)
+    columns, column = getattr(module, "COLUMNS", None), getattr(module, "KIND", None)
+    if columns is None:
+        return []
+    found = ((i, _misfit(row, columns, column)) for i, row in enumerate(rows))
+    return [f"rows.{i}: {why}" for i, why in found if why]
+
+
+def _misfit(row: dict, columns: str | dict, column: str | None) -> str | None:
+    """Why a row does not fit, or None."""
+    status, reason = row.get("status", "ok"), row.get("reason")
+    if status not in STATUSES:
+        return f"status is {status!r}"
+    good = status == "ok" and ("status" in row or not reason)
+    if column is not None:
+        if column not in row:
+            return f"{column} is missing"
+        kind = row[column]
+        known = columns.get(f"{kind}, {status}", columns.get(kind))
+        if known is None and (good or kind != "failed" and "status" not in row):
+            kinds = (name for name in columns if "," not in name)
+            return f"{column} is {kind!r}; known: {', '.join(kinds)}"
+        columns = known or column
+    always, _, further = columns.replace("reason", "reason?").partition("|")
+    for word in [*always.split(), *(further.split() if good else ())]:
+        name = word.removesuffix("?")
+        if name not in row or row[name] is None and word == name:
+            return f"{name} is missing"
+    for name, x in row.items():
+        if name in WORDS and not isinstance(x, str):
+            return f"{name} is {x!r}; it has to be text"
+        if x is None:
+            continue
+        if name in ("outside", "reason") and not isinstance(x, str):
+            return f"{name} is {x!r}; it has to be text or null"
+        if name == "causal" and not isinstance(x, bool):
+            return f"{name} is {x!r}; it has to be true or false"
+        if NUMBERS.search(name):
+            if isinstance(x, bool | str):
+                return f"{name} is {x!r}; it has to be a number"
+            if x < 0 and name != "bytes" or x == 0 and TIMES.search(name):  # bytes are given back
+                return f"{name} is {x!r}"
+    return None
 
 
 def recorded(name: str, directory=None) -> list[Study]:

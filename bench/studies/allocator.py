@@ -15,6 +15,7 @@ from ..memory import inputs
 from ..roofline import FORWARD, FORWARD_BACKWARD, Shape
 
 ABOUT = "the allocator's events during a call: softmax and linear attention, forward and backward"
+COLUMNS = "way causal work N dtype status reason | event bytes held_bytes where"
 
 WAYS = ("sdpa-math", "sdpa-flash", "eager", "book")
 N = 8192

@@ -39,6 +39,15 @@ from ..runner import Inputs, one_line
 from ..timing import Sampling
 
 ABOUT = "the backward pass: time by kernel, recomputing against saving, memory, accuracy"
+AT = "B H N D dtype causal status"
+KIND = "part"
+COLUMNS = {
+    "memory": f"{AT} reason | contender held_MiB peak_MiB",
+    "operator": f"{AT} reason | contender work bytes error median_ms floor_ms spread",
+    "kernel": f"{AT} | kernel launches parts median_ms share",
+    "variant": f"{AT} reason | variant bytes error median_ms floor_ms",
+    "accuracy": f"{AT} | contender mean",
+}
 
 BACKWARD = "backward"
 H, N, D = 8, 65536, 64

@@ -33,6 +33,19 @@ from kernels.steps.causal import __name__ as LADDER
 from .. import compiled, floor, fresh, gate, hardware, profiling, roofline, runner, timing, truth
 
 ABOUT = "causal steps, chunks, segments and chains: times beside floors, registers, instructions"
+RACED = "B H N D bytes status reason median_ms? floor_ms? | error median_ms floor_ms spread"
+KIND = "part"
+COLUMNS = {
+    "compiled": "step kernel num_warps registers local shared",
+    "step": f"step dtype {RACED}",
+    "segments": f"segments {RACED}",
+    "link": f"segment {RACED}",
+    "chunk": f"chunk num_warps {RACED}",
+    "order": "numbering programs gave_up out_of_order link_us?",
+    "bits": "step B runs differ values of",
+    "cumulative": "B H N D status reason | peak_MiB median_ms",
+    "counters": "status reason | step B H N D kernel read_bytes written_bytes",
+}
 
 FULL = timing.Sampling(least=5, most=30, budget_s=0.06, warm_up=2)
 QUICK = timing.Sampling(least=3, most=10, budget_s=0.03, warm_up=1)

@@ -21,6 +21,7 @@ from ..runner import columns, one_line
 from ..timing import FULL, QUICK, DeviceClock, Lane, race
 
 ABOUT = "time and memory of causal linear attention over the chunk size, at one shape"
+COLUMNS = "form B H N D dtype chunk? status reason | median_ms spread"
 
 B, H, N = 1, 8, 16384
 CHUNKS = tuple(2**i for i in range(15))  # 1 … N

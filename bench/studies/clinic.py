@@ -21,6 +21,7 @@ from ..runner import one_line
 from ..timing import FULL, QUICK, DeviceClock, Lane, race
 
 ABOUT = "the benchmark clinic: six wrong measurements, the right ones, a kernel of known bytes"
+COLUMNS = "case status reason"
 
 SHAPE = (8, 8, 65536, 64)
 SMALL_SHAPE = (1, 8, 16384, 64)  # in quick form, where the other does not fit

@@ -13,6 +13,10 @@ ABOUT = (
     "every contender, also those of other packages, at 4,096 and 65,536 tokens; "
     "a loop in Python at 1,024"
 )
+COLUMNS = (
+    "label family outside? contender causal work B H N D Dv dtype status reason | bytes flops "
+    "error median_ms p20_ms p80_ms floor_ms share_of_floor"
+)
 
 LOOPED, SHORT, LONG = 1024, 4096, 65536
 SOME = ("book", "eager", "sdpa-flash", "sdpa-cudnn")

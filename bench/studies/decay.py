@@ -34,6 +34,13 @@ from ..timing import DeviceClock, Lane, Sampling, race
 from ..truth import LINEAR, Function, Truth, pick_heads
 
 ABOUT = "decay: time with and without, causal and in both directions, beside fla; accuracy"
+TIMED = "status reason | B H N D causal way work bytes error median_ms floor_ms spread"
+KIND = "part"
+COLUMNS = {
+    "time": TIMED,
+    "length": TIMED,
+    "accuracy": "status reason | horizon? o_error",
+}
 
 H, N, D = 8, 65536, 64
 BATCHES = (8, 1)

@@ -32,6 +32,12 @@ from ..runner import one_line
 from ..timing import DeviceClock, GraphClock, Lane, Sampling, race
 
 ABOUT = "decoding: time and memory of a token by length and batch, the prompt, and a rounded state"
+KIND = "what"
+COLUMNS = {
+    "token": "way B N? bytes status reason | held_bytes error device_ms spread host_ms copy_ms",
+    "prompt": "way B N status reason | held_bytes error device_ms spread host_ms copy_ms",
+    "drift": "status reason | rounding N z_mean z_exact s_error z_error output_error",
+}
 
 H, D = 8, 64
 STATE_BYTES = 4 * (D * D + D)  # of one head: S and z in float32

@@ -44,6 +44,18 @@ from . import in_parts
 from .triton_basics import old
 
 ABOUT = "the optimization ladder: each step's time beside a copy, its passes, its compiled code"
+KIND = "part"
+COLUMNS = {
+    "copy": "bytes B H N D dtype status reason | median_ms spread",
+    "step": (
+        "step bytes B H N D dtype status reason median_ms? floor_ms? measured_N scaled | error "
+        "median_ms floor_ms"
+    ),
+    "code": "step pass? reason | num_warps registers local_bytes shared_bytes",
+    "text": "step pass text",
+    "pass": "step B H N kernel? ms? reason | kernel ms launches share",
+    "waves": "B H N parts programs tiles bytes status reason | median_ms spread",
+}
 
 FULL = timing.Sampling(least=5, most=60, budget_s=0.12, warm_up=2)
 QUICK = timing.Sampling(least=3, most=12, budget_s=0.02, warm_up=1)

@@ -4,6 +4,20 @@ from .. import contenders, fresh
 from ..roofline import FORWARD, FORWARD_BACKWARD
 
 ABOUT = "peak memory by contender and length, and the longest sequence that fits"
+KIND = "kind"
+COLUMNS = {
+    "peak": (
+        "contender status reason | label causal work B H D dtype N outputs_bytes extra_bytes "
+        "peak_allocated_bytes peak_reserved_bytes"
+    ),
+    "fits": (
+        "contender label causal work B H D dtype limit_gib status reason | held_gib "
+        "predicted_n fits_n fails_n"
+    ),
+    "fits, predicted": (
+        "contender label causal work B H D dtype limit_gib status reason held_gib predicted_n"
+    ),
+}
 
 CONTENDERS = (
     "book",

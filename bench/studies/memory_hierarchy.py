@@ -41,6 +41,20 @@ from ..floor import copy_call
 from ..timing import Lane, Sampling
 
 ABOUT = "bandwidth, latency and conflicts of registers, shared memory, L2 and the GPU's memory"
+KIND = "experiment"
+COLUMNS = {
+    "ceiling": "status | kind bytes median_ms GBps",
+    "copy": "status | bytes median_ms GBps",
+    "working-set": "status | path size_bytes per_multiprocessor_bytes bytes median_ms GBps",
+    "latency": "status | walk size_bytes steps latency_ns",
+    "in-flight": "status | programs program_bytes in_flight_bytes bytes median_ms GBps",
+    "stride": "status | stride elements useful_bytes median_ms",
+    "transpose": "status | tile bytes median_ms GBps",
+    "banks": "status | stride ways steps warp_loads median_ms lookup_ns",
+    "waves": "status | programs multiprocessors turns median_ms",
+    "intensity": "status | multiply_adds bytes flops median_ms TFLOPps GBps",
+    "matmul": "status | n dtype bytes flops median_ms TFLOPps",
+}
 
 GIB = 2**30
 NEWEST = occupancy.LIMITS["9.0"]

@@ -6,6 +6,14 @@ from .. import contenders, fresh, profiling
 from ..errors import BenchError
 
 ABOUT = "kernel by kernel: times, rates against measured ceilings, registers, instructions"
+KIND = "kind"
+COLUMNS = {
+    "ceiling": "what | median_ms",
+    "case": "work B H N D causal | contender median_ms",
+    "kernel": "work B H N D causal | kernel launches ms share",
+    "compiled": "kernel constants registers",
+    "counters": "work B H N D causal status reason | kernel read_bytes written_bytes",
+}
 
 LIMIT_S = 120.0  # what has not been profiled by then is said to be missing
 

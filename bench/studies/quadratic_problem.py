@@ -38,6 +38,14 @@ from ..runner import Inputs, one_line, prepare
 from ..truth import SOFTMAX
 
 ABOUT = "time and peak memory of attention by length, up to the length at which each way fails"
+KIND = "what"
+COLUMNS = {
+    "length": (
+        "B H D dtype way backend? work N status reason | error median_ms p20_ms p80_ms peak_bytes"
+    ),
+    "limit": "B H D dtype way work fits_N fails_N step reason",
+    "stage": "B H D dtype stage N bytes flops median_ms p20_ms p80_ms",
+}
 
 BATCH, HEADS, HEAD_DIM = 1, 8, 64
 SHORT = 1024  # where outputs and gradients are compared in full

@@ -31,6 +31,19 @@ from ..quality import HEADS, HYBRID, LAYERS, MIXERS, Plan, Training
 from ..runner import one_line
 
 ABOUT = "quality of small models by mixer: recall, copying, text (in full, some six minutes)"
+MODEL = "group length mixer heads status reason"
+KIND = "what"
+COLUMNS = {
+    "text": "bytes held_bytes",
+    "step": "mixer N batch status reason | step_ms",
+    "trained": (
+        f"{MODEL} layers steps batch state_numbers? | task parameters step_ms exam seed rate "
+        "bits accuracy"
+    ),
+    "rate": f"{MODEL} task rate bits?",
+    "curve": f"{MODEL} task exam seed rate step_s bits_s accuracy_s",
+    "overlap": f"{MODEL} task when seed layer overlap",
+}
 
 DEVICE = "cuda"
 # After so many seconds no group is begun, and its row says so. With the limit of `quality-lengths`

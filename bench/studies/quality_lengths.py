@@ -12,7 +12,7 @@ import time
 
 from .. import quality
 from ..quality import HYBRID, SOFTMAX_FIRST, Plan
-from .quality import QUICK_S, RATES, Group, train_all
+from .quality import COLUMNS, KIND, QUICK_S, RATES, Group, train_all  # noqa: F401
 
 ABOUT = "quality by length, order of layers and rate: the second half of `quality` (two minutes)"
 

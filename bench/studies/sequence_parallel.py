@@ -40,6 +40,14 @@ from ..errors import BenchError
 from ..runner import one_line
 
 ABOUT = "one sequence on one GPU and on several: time, what is exchanged, and the exchange alone"
+KIND = "what"
+COLUMNS = {
+    "machine": "ranks gpus status",
+    "exchange": "op ranks bytes host_us status",
+    "gate": "ranks causal N status reason error",
+    "call": "ranks N causal work way status | device_ms eager_ms",
+    "piece": "ranks N causal work way status | device_ms eager_ms",
+}
 GPUS = 2  # with fewer there is little to record
 
 H, D = 8, 64

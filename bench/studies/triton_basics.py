@@ -26,6 +26,24 @@ from ..runner import one_line
 from . import in_parts
 
 ABOUT = "first Triton kernels: times and floors, tiles, warps and stages, and their compiled code"
+RACED = "bytes status reason median_ms? | median_ms floor_ms spread"
+TIMED = "status reason median_ms? | median_ms spread TFLOPps"
+KIND = "part"
+COLUMNS = {
+    "races": "which expected least most",
+    "vector-add": f"contender n {RACED}",
+    "blocks": f"block num_warps n {RACED}",
+    "aligned": f"aligned loads n registers {RACED}",
+    "softmax": f"contender R C {RACED}",
+    "warps": f"C num_warps registers local shared {RACED}",
+    "tiles": f"side BLOCK_M BLOCK_N BLOCK_K num_warps num_stages {TIMED}",
+    "matmul": f"contender side tile bytes {TIMED}",
+    "order": f"side group {TIMED}",
+    "sums": f"contender n programs? runs distinct error {RACED}",
+    "programs": f"programs n {RACED}",
+    "code": "kernel num_warps registers local shared",
+    "stage": "kernel stage text",
+}
 
 FULL = timing.Sampling(least=5, most=40, budget_s=0.08, warm_up=2)
 QUICK = timing.Sampling(least=3, most=12, budget_s=0.03, warm_up=1)

@@ -75,7 +75,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly():
 
 
 def test_a_study_in_the_place_of_another(record, tmp_path, capsys):
-    rows = [{"n": 1}]
+    rows = [{"kind": "peak", "contender": "book", "status": "failed", "reason": "a test"}]
     wrong = studies.Study("memory", record.provenance, rows)
     place = tmp_path / record.provenance.slug / "limits.json"
     results.write(wrong, place)

@@ -191,7 +191,10 @@ def test_the_study_and_its_tables(monkeypatch, tmp_path, capsys):
     rows = [
         {"kind": "ceiling", "what": "copy", "median_ms": 0.7, "GBps": 3000.0},
         {"kind": "case", **where, "median_ms": 0.8, "GBps": 2700.0, "share_of_copy": 0.9},
-        {"kind": "kernel", **where, "kernel": "state_kernel", "ms": 0.4, "share": 0.5},
+        {
+            "kind": "kernel", **where, "kernel": "state_kernel", "launches": 1.0, "ms": 0.4,
+            "share": 0.5,
+        },
         {
             "kind": "compiled", "kernel": "state_kernel", "constants": "", "registers": 168,
             "loop: tensor cores": 4, "ptx: cp.async": 6,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench import results
+from bench import results, studies
 from bench.errors import BenchError
 from bench.roofline import FORWARD, Shape
 from bench.runner import LENGTHS
@@ -182,3 +182,97 @@ def test_every_file_in_results_is_valid_and_named_by_its_gpu():
         assert record.complete, f"{path} is of an interrupted run"
         assert record.provenance.commit, f"{path} does not say which commit it measured"
         assert path.stat().st_size < 300_000
+
+
+# ------------------------------------------------------------------------------ studies
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_each_study_declares_its_columns_and_its_record_has_them(name):
+    module = studies._module(name)
+    kinds = module.COLUMNS if hasattr(module, "KIND") else {None: module.COLUMNS}
+    assert all(isinstance(columns, str) and columns.split() for columns in kinds.values())
+    for study in studies.recorded(name):
+        assert studies.misfits(name, study.rows) == []
+
+
+def samples(rows: list[dict], kind: str | None) -> dict:
+    """The place of the first row of each kind and status."""
+    found = {}
+    for i, row in enumerate(rows):
+        found.setdefault((row.get(kind), row.get("status"), row.get("reason") is None), i)
+    return found
+
+
+@pytest.mark.parametrize("name", [s for s in studies.names() if studies.recorded(s)])
+def test_a_row_that_lost_a_column_is_refused(name):
+    """Each declared column, of the first row of each kind and status."""
+    rows, module = studies.recorded(name)[0].rows, studies._module(name)
+    column = getattr(module, "KIND", None)
+    for (kind, status, no_reason), i in samples(rows, column).items():
+        columns = module.COLUMNS
+        if column:
+            columns = columns.get(f"{kind}, {status}", columns.get(kind, ""))
+        always, _, further = columns.partition("|")
+        good = status == "ok" or status is None and no_reason
+        wanted = [column] if column else []
+        wanted += [*always.split(), *(further.split() if good else ())]
+        for lost in (word.removesuffix("?") for word in wanted):
+            row = {k: v for k, v in rows[i].items() if k != lost}
+            assert studies.misfits(name, [row]), f"{kind}, {status}: nobody misses {lost}"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"status": "oh"}, "status is 'oh'"),
+        ({"kind": "peek"}, "kind is 'peek'; known: peak, fits"),
+        ({"label": 7}, "label is 7; it has to be text"),
+        ({"causal": "no"}, "causal is 'no'; it has to be true or false"),
+        ({"N": True}, "N is True; it has to be a number"),
+        ({"extra_bytes": "few"}, "extra_bytes is 'few'"),
+        ({"extra_bytes": -5}, "extra_bytes is -5"),
+        ({"extra_bytes": None}, "extra_bytes is missing"),
+        ({"median_ms": -5.0}, "median_ms is -5.0"),
+        ({"median_ms": 0.0}, "median_ms is 0.0"),
+        ({"reason": 5}, "reason is 5"),
+    ],
+)
+def test_a_damaged_row_of_a_study_is_refused_in_one_sentence(change, says, tmp_path):
+    study = next(s for s in studies.recorded("memory"))
+    at = next(i for i, r in enumerate(study.rows) if (r["kind"], r["status"]) == ("peak", "ok"))
+    study.rows[at].update(change)
+    path = studies.write(study, tmp_path)
+    with pytest.raises(BenchError) as problem:
+        studies.read(path)
+    assert f"does not fit the study: rows.{at}: {says}" in str(problem.value)
+    assert str(problem.value).count("\n") == 0
+
+
+def test_failed_parts_and_rows_need_only_a_reason():
+    gone = {"status": "failed", "reason": "out of memory"}
+    assert studies.misfits("memory", [{"kind": "peak", "contender": "book"} | gone]) == []
+    assert studies.misfits("memory", [{"kind": "peak", "contender": "book", "status": "failed"}])
+    whole = {"part": "failed", "which": "counters", "reason": "left out"}
+    assert studies.misfits("causal", [whole]) == []
+    assert studies.misfits("decoding", [{"what": "caches"} | gone]) == []
+
+
+@pytest.mark.parametrize("name", ["limits", "memory", "profile", "contenders"])
+def test_what_passes_can_be_printed(name):
+    """Damage of one row, each column in turn: it is refused, or the tables show it all the same."""
+    from bench import reports
+
+    study = studies.recorded(name)[0]
+    make, passed, stopped = getattr(reports, name), 0, 0
+    for i in samples(study.rows, "kind").values():
+        for column in study.rows[i]:
+            for damage in ({}, {column: None}, {column: "x"}, {column: -1}):
+                row = {k: v for k, v in study.rows[i].items() if k != column} | damage
+                if studies.misfits(name, [row]):
+                    stopped += 1
+                    continue
+                near = [row, *study.rows[max(0, i - 5) : i + 5]]
+                assert str(make(replace(study, rows=near)))
+                passed += 1
+    assert passed and stopped

@@ -27,6 +27,10 @@ from bench.studies import Study
 HOPPER = {"capability": "9.0", "sm_count": 132, "sm_clock_max_mhz": 1980}
 H100 = {"gpu": "NVIDIA H100 80GB HBM3", "slug": results.MAIN, **HOPPER}
 H200 = {"gpu": "NVIDIA H200", "slug": "nvidia-h200", **HOPPER}
+SKIPPED = {
+    "form": "kernel", "B": 1, "H": 1, "N": 1, "D": 1, "dtype": "bfloat16", "chunk": None,
+    "status": "skipped", "reason": "a test",
+}  # fmt: skip
 DRAWN = (
     figures.time_by_length,
     figures.share_of_floor,
@@ -113,7 +117,7 @@ def test_a_study_of_both_has_a_panel_for_each(tmp_path):
         where = Provenance(
             date="2026-01-01T00:00:00Z", command="", python="3.12", torch="2.11", **facts
         )
-        return Study("chunk-size", where, [{"n": 1}])
+        return Study("chunk-size", where, [SKIPPED])
 
     for facts in (H200, H100):
         bench.studies.write(study(facts), tmp_path)

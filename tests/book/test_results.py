@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from bench import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,9 +26,31 @@ def test_every_results_file_passes_the_check():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_spoiled_file_does_not_pass(tmp_path):
+RECORD = "nvidia-h100-80gb-hbm3.json"
+STUDY = "studies/nvidia-h100-80gb-hbm3/memory.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "says"),
+    [
+        (RECORD, lambda text: text.replace('"ok"', '"oh"'), "status"),
+        (RECORD, lambda text: re.sub('"floor_ms": [0-9.]+', '"floor_ms": 0.0', text), "floor_ms"),
+        (RECORD, lambda text: re.sub("( {2}{.*}),", "\\1, \\1,", text), "measurements of one case"),
+        (RECORD, lambda text: text.replace('"slug": "', '"slug": "../../'), "slug"),
+        (RECORD, lambda text: re.sub('"date": "[^"]+"', '"date": "yesterday"', text), "date"),
+        (RECORD, lambda text: text[: text.index("[")] + "[]}", "no measurement"),
+        (STUDY, lambda text: text.replace('"ok"', '"oh"'), "status is 'oh'"),
+        (STUDY, lambda text: re.sub('"status": "ok", ', "", text), "status is missing"),
+        (STUDY, lambda text: text.replace('"kind": "peak"', '"kind": "peek"'), "kind is 'peek'"),
+    ],
+)
+def test_a_spoiled_file_does_not_pass(file, spoil, says, tmp_path, capsys):
+    whole = (ROOT / "results" / file).read_text()
     spoiled = tmp_path / "spoiled.json"
-    spoiled.write_text(
-        (sorted((ROOT / "results").glob("*.json"))[0]).read_text().replace("ok", "oh")
-    )
-    assert check(spoiled).returncode != 0
+    spoiled.write_text(whole)
+    assert cli.main(["check", str(spoiled)]) == 0
+    assert spoil(whole) != whole
+    spoiled.write_text(spoil(whole))
+    assert cli.main(["check", str(spoiled)]) == 2
+    told = capsys.readouterr().err
+    assert says in told and len(told.splitlines()) == 1
