@@ -86,7 +86,7 @@ def test_what_chapters_measure_is_enough_for_their_figures(record, make_measurem
         assert tables.fastest_softmax(live, B=B, N=longest, causal=causal, work="forward")
         for work in ("forward", "forward+backward"):
             assert scaling.on_paper(live, causal, work, 0.02) is not None
-    draw = (figures.time_by_length, figures.share_of_floor, figures.speedup_by_length, figures.two)
+    draw = (figures.time_by_length, figures.share_of_floor, figures.speedup_by_length)
     for figure in (*draw, figures.under_the_roof, figures.backward_cost):
         assert all(figure([live, record]).alts.values())
 

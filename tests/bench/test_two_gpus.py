@@ -36,7 +36,6 @@ DRAWN = (
     figures.share_of_floor,
     figures.speedup_by_length,
     figures.backward_cost,
-    figures.two,
     figures.under_the_roof,
 )
 
