@@ -1,11 +1,13 @@
 """`python -m bench --help` lists the commands. Results on stdout, progress on stderr.
 
 Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in one sentence.
-130: interrupted; what was measured is kept.
+130: interrupted; `run` keeps what it has and goes on with --resume, the others keep the files that
+they have written.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -64,6 +66,17 @@ def _length(text: str) -> int:
     return _one(text, 2**20, least=16)
 
 
+def _percent(text: str) -> float:
+    """A finite number of percent, not below 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0 on")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
     from . import steps
@@ -116,15 +129,14 @@ def parser() -> argparse.ArgumentParser:
             )
         report.set_defaults(act=_report, name=name)
 
-    compare = commands.add_parser(
-        "compare", help="two records side by side: what sped up, hence what binds it"
-    )
+    words = "two records side by side: what sped up, hence what binds it; measures nothing"
+    compare = commands.add_parser("compare", help=words, description=_sentence(words))
     compare.add_argument("first", help="a GPU's slug or a file")
     compare.add_argument("second", help="another one, as a rule the faster GPU")
     compare.add_argument("--seqlen", type=_length, metavar="N", help="default: the longest")
     compare.add_argument(
         "--regressions",
-        type=float,
+        type=_percent,
         metavar="PERCENT",
         help="same GPU, two commits: every case, and exit code 1 if one is slower by more",
     )
@@ -139,13 +151,15 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument("--json", action="store_true", help="print every candidate as JSON")
     tune.set_defaults(act=_tune)
 
-    show = commands.add_parser("show", help="show a record as tables")
+    words = "show a record as tables; measures nothing"
+    show = commands.add_parser("show", help=words, description=_sentence(words))
     show.add_argument("record", nargs="?", help="a GPU's slug or a file (default: the best one)")
     show.add_argument("--markdown", action="store_true", help="tables in Markdown")
     show.add_argument("--json", action="store_true", help="print the record as JSON")
     show.set_defaults(act=_show)
 
-    check = commands.add_parser("check", help="check results files against the schema")
+    words = "check results files against the schema; measures nothing"
+    check = commands.add_parser("check", help=words, description=_sentence(words))
     check.add_argument("file", nargs="+", type=Path)
     check.add_argument("--json", action="store_true", help="print what the files are as JSON")
     check.set_defaults(act=_check)
@@ -175,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(str(problem))
         return 2
     except KeyboardInterrupt:
-        _say("Interrupted: what is written is kept.")
+        _say("Interrupted: files said to be written are kept; what was under way is lost.")
         return 130
     except BrokenPipeError:  # who reads this has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -185,6 +199,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _say(f"{problem.filename} cannot be used: {problem.strerror}.")
         return 2
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}, and needs no GPU."
 
 
 def _say(text: str) -> None:
@@ -283,10 +301,17 @@ def _report(options) -> int:
     """A study that is also a command: measured here, or as recorded, and printed."""
     name = options.name
     other = getattr(options, "contender", None)
-    if other is not None and (options.recorded or options.out):
+    if other is not None and (options.recorded is not None or options.out):
         raise BenchError("--contender measures and writes nothing: not with --recorded or --out.")
-    if options.recorded:
-        place = (options.out or studies.DIRECTORY) / options.recorded / f"{name}.json"
+    if options.recorded is not None:
+        folder = options.out or studies.DIRECTORY
+        known = sorted(path.parent.name for path in folder.glob(f"*/{name}.json"))
+        if options.recorded not in known:
+            there = ", ".join(known) if known else "none"
+            raise BenchError(
+                f"There is no {name} of {options.recorded!r} in {folder}; known: {there}."
+            )
+        place = folder / options.recorded / f"{name}.json"
         study = studies.read(place)
         if study.study != name:
             raise BenchError(f"{place} holds the study {study.study!r}, not {name!r}.")
@@ -405,6 +430,12 @@ def _compare(options) -> int:
         return 0
     table = comparing.table(first, second, options.seqlen)
     if not table.rows:
+        there = sorted({row["N"] for row in comparing.rows(first, second)})
+        if there:
+            known = ", ".join(map(str, there))
+            raise BenchError(
+                f"Nothing was measured at N = {options.seqlen} in both; known: {known}."
+            )
         raise BenchError("The two records have no verified measurement in common.")
     print(table.markdown() if options.markdown else table)
     return 0

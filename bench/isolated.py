@@ -230,6 +230,9 @@ def load_plugins(names) -> None:
                 spec.loader.exec_module(module_from_spec(spec))
             else:
                 import_module(name)
+        except SystemExit as problem:
+            why = f"it ends the program, with {problem.code!r}"
+            raise BenchError(f"The plug-in {name} cannot be loaded: {why}.") from None
         except Exception as problem:
             raise BenchError(f"The plug-in {name} cannot be loaded: {problem}.") from None
 

@@ -41,7 +41,16 @@ def no_gpu(monkeypatch):
         (["limits"], "needs an NVIDIA GPU"),
         (["memory"], "needs an NVIDIA GPU"),
         (["profile"], "needs an NVIDIA GPU"),
-        (["limits", "--recorded", "h900"], "There is no results file"),
+        (["limits", "--recorded", "h900"], f"known: {results.MAIN}"),
+        (["memory", "--recorded", ""], "There is no memory of ''"),
+        (["profile", "--recorded", "x", "--out", "/proc/nowhere"], "known: none"),
+        (
+            ["compare", results.MAIN, "nvidia-h200", "--seqlen", "5000"],
+            "N = 5000 in both; known: 5",
+        ),
+        (["compare", "a", "b", "--regressions", "nan"], "'nan' is not a number of percent from 0"),
+        (["compare", "a", "b", "--regressions", "-5"], "'-5' is not a number of percent from 0"),
+        (["compare", "a", "b", "--regressions", "inf"], "'inf' is not a number of percent from 0"),
         (["figures", "--out", "/proc/nowhere"], "/proc/nowhere cannot be used: No such file"),
         (["figures", "h900"], "no record of 'h900'"),
         (["study", "nothing"], "no study 'nothing'"),
@@ -65,7 +74,9 @@ def test_an_interrupted_study_ends_in_a_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cli.hardware, "has_gpu", lambda: True)
     monkeypatch.setattr(studies, "run", stopped)
     assert cli.main(["study", "clinic", "--out", str(tmp_path)]) == 130
-    assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted")
+    told = capsys.readouterr().err
+    assert told.splitlines()[-1].startswith("Interrupted")
+    assert "what was under way is lost" in told and not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly():
@@ -97,7 +108,10 @@ def test_help(command, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([command, "--help"])
     assert done.value.code == 0
-    assert f"python -m bench {command}" in capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"python -m bench {command}" in told
+    quiet = command in ("compare", "show", "check")
+    assert ("measures nothing, and needs no GPU" in told) == quiet
 
 
 def test_help_and_error_list_the_same_contenders(capsys, monkeypatch):
@@ -218,6 +232,9 @@ def test_a_plug_in_that_cannot_be_loaded(no_gpu, tmp_path, capsys):
     assert cli.main(["run", "--plugin", str(tmp_path / "broken.py")]) == 2
     assert "broken.py cannot be loaded: division by zero" in capsys.readouterr().err
     assert cli.main(["run", "--plugin", str(tmp_path / "absent.py")]) == 2
+    (tmp_path / "ends.py").write_text("import sys; sys.exit(3)")
+    assert cli.main(["run", "--plugin", str(tmp_path / "ends.py")]) == 2
+    assert "ends.py cannot be loaded: it ends the program, with 3" in capsys.readouterr().err
 
 
 def test_run_refuses_an_out_that_is_no_json_file(record, tmp_path, monkeypatch, capsys):
