@@ -1,8 +1,7 @@
 """`python -m bench --help` lists the commands. Results on stdout, progress on stderr.
 
 Exit code 0: done. 1: nothing could be measured. 2: bad input or no GPU, said in one sentence.
-130: interrupted; `run` keeps what it has and goes on with --resume, the others keep the files that
-they have written.
+130: interrupted; with --resume the same command goes on from what was kept, if it says so.
 """
 
 import argparse
@@ -12,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import contenders, hardware, results, studies
+from . import contenders, hardware, kept, results, studies
 from .errors import BenchError
 from .roofline import FORWARD, WORKS
 
@@ -66,6 +65,9 @@ def _length(text: str) -> int:
     return _one(text, 2**20, least=16)
 
 
+RESUME = "go on where this was interrupted: races, `memory` and `profile` keep what has ended"
+
+
 def _percent(text: str) -> float:
     """A finite number of percent, not below 0."""
     try:
@@ -113,12 +115,14 @@ def parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--out", type=Path, help="folder (default: results/studies)")
     study.add_argument("--quick", action="store_true", help="what a chapter measures itself")
+    study.add_argument("--resume", action="store_true", help=RESUME)
     study.set_defaults(act=_study)
 
     for name, words in REPORTS.items():
         report = commands.add_parser(name, help=words)
         report.add_argument("--quick", action="store_true", help="less of it, in about 20 s")
         report.add_argument("--out", type=Path, help="folder (default: results/studies)")
+        report.add_argument("--resume", action="store_true", help=RESUME)
         report.add_argument("--json", action="store_true", help="print the study as JSON")
         report.add_argument(
             "--recorded", metavar="GPU", help="measure nothing: show what is recorded of a GPU"
@@ -188,8 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchError as problem:
         _say(str(problem))
         return 2
-    except KeyboardInterrupt:
-        _say("Interrupted: files said to be written are kept; what was under way is lost.")
+    except KeyboardInterrupt as problem:
+        lost = "files said to be written are kept; what was under way is lost"
+        _say(f"Interrupted: {str(problem) or lost}.")
         return 130
     except BrokenPipeError:  # who reads this has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -288,13 +293,22 @@ def _study(options) -> int:
             if gone:
                 _say(f"{name} is kept as recorded, for it has times of what is not here: {gone}")
                 continue
-            found = studies.run(name, options.quick, hardware.command_line(), _say)
-            _say(f"wrote {studies.write(found, options.out)}")
+            _measured(name, options)
         except Exception as problem:  # the others are still worth having
             failed.append(name)
             kind = "" if isinstance(problem, BenchError) else f"{type(problem).__name__}: "
             _say(f"{name} failed: {kind}{problem}")
     return 1 if failed else 0
+
+
+def _measured(name: str, options):
+    """A study, measured here and written; what has ended is kept until then."""
+    folder = options.out or studies.DIRECTORY
+    with kept.into(name, folder, options.quick, options.resume) as keep:
+        found = studies.run(name, options.quick, hardware.command_line(), _say)
+        _say(f"wrote {studies.write(found, options.out)}")
+        keep.remove()
+    return found
 
 
 def _report(options) -> int:
@@ -319,8 +333,7 @@ def _report(options) -> int:
         other = contenders.get(other).name
         study = studies.run(name, options.quick, hardware.command_line(), _say, contender=other)
     else:
-        study = studies.run(name, options.quick, hardware.command_line(), _say)
-        _say(f"wrote {studies.write(study, options.out)}")
+        study = _measured(name, options)
     if options.json:
         print(study.to_json(), end="")
         return 0

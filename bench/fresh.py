@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
+from . import kept
 from .hardware import ROOT
 
 MARK = "bench-result:"
@@ -101,14 +102,31 @@ def in_turn(
     `module.function(items=…, **more)` yields rows, and {"done": …} after those of each item. An
     item that ends the process gets the row `failed(item, reason)`, and a new process goes on with
     those after it. So do items that were not reached within `limit_s` seconds.
+    Where the study keeps what has ended (kept.py), those are not measured again.
     """
-    rows, left, begin = [], list(items), time.monotonic()
+    begin, keep = time.monotonic(), kept.now()
+    rows, left, under_way = [], [], []
+    for item in items:
+        there = keep.get(item) if keep else None
+        if there is None:
+            left.append(item)
+        else:
+            say(f"    {item}: kept from before")
+            rows += there
+    coming = iter(())
 
     def tell(row):
-        if "done" in row:
-            say(f"    {row['done']}, after {time.monotonic() - begin:.0f} s")
+        if "done" not in row:
+            under_way.append(row)
+            return
+        say(f"    {row['done']}, after {time.monotonic() - begin:.0f} s")
+        if keep:
+            keep.put(next(coming), list(under_way))
+        under_way.clear()
 
     while left:
+        under_way.clear()
+        coming = iter(left)
         rest_s = limit_s - (time.monotonic() - begin)
         if rest_s <= 0:
             return rows + [failed(item, f"not measured within {limit_s:.0f} s") for item in left]

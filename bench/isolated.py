@@ -22,7 +22,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from . import precompile, results, runner
+from . import kept, precompile, results, runner
 from .errors import BenchError
 from .hardware import ROOT
 from .results import Record
@@ -58,6 +58,10 @@ def run(
     """
     begin = time.monotonic()
     refused: dict[Entry, str] = {}
+    keep = kept.now() if partial is None else None
+    if keep:
+        partial = keep.race()
+        before = results.reopen(partial) if partial.exists() else before
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         partial = Path(partial) if partial else Path(folder) / "record.partial.json"
         partial.parent.mkdir(parents=True, exist_ok=True)
