@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bench
-from bench import book, figures, hardware, results, scaling, tables
+from bench import any_two, book, figures, hardware, results, scaling, tables
 from bench.errors import BenchError
 
 
@@ -89,6 +89,7 @@ def test_what_chapters_measure_is_enough_for_their_figures(record, make_measurem
     draw = (figures.time_by_length, figures.share_of_floor, figures.speedup_by_length)
     for figure in (*draw, figures.under_the_roof, figures.backward_cost):
         assert all(figure([live, record]).alts.values())
+    assert " at N = " in any_two.AnyTwo([live, record]).alt()
 
 
 def test_neither_gpu_nor_record(tmp_path, monkeypatch):

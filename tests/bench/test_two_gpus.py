@@ -8,6 +8,7 @@ import pytest
 import bench
 from bench import (
     allocator_figures,
+    any_two,
     backward_figures,
     causal_figures,
     clinic_figures,
@@ -84,6 +85,17 @@ def test_every_figure_of_the_race_has_a_switch_between_them(session, draw):
             assert gpu in figure.numbers[choice].caption
     alone = draw(session.records[:1])
     assert not any(alt.startswith("NVIDIA") for alt in alone.alts.values())
+
+
+def test_any_two_are_compared_on_either(session):
+    figure = any_two.AnyTwo(session.records)
+    names = ["NVIDIA H100 80GB HBM3 (recorded)", "NVIDIA H200 (recorded)"]
+    assert figure.choices()["gpu"] == ("GPU", [*enumerate(names)])
+    case = 8, "bidirectional", "forward"
+    first, second = (figure.ratios("book", "sdpa-cudnn", gpu, *case)[1] for gpu in (0, 1))
+    assert second == pytest.approx([1.4 * ratio for ratio in first], rel=1e-3)
+    page = figure._repr_html_()
+    assert page.count("<label hidden") == 0 and all(name in page for name in names)
 
 
 def test_what_sped_up_says_what_binds(session):
