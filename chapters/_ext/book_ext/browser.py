@@ -14,7 +14,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 ADVICE = (
     "There is no Chromium or Chrome here: install one (on Debian and Ubuntu: "
-    "apt-get install chromium), or set BOOK_BROWSER to its path."
+    "apt-get install chromium fonts-liberation), or set BOOK_BROWSER to its path."
 )
 
 
