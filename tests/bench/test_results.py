@@ -1,6 +1,8 @@
 """Records: written whole or not at all, read only if they fit the schema, found by GPU."""
 
+import inspect
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -194,6 +196,17 @@ def test_each_study_declares_its_columns_and_its_record_has_them(name):
     assert all(isinstance(columns, str) and columns.split() for columns in kinds.values())
     for study in studies.recorded(name):
         assert studies.misfits(name, study.rows) == []
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_each_kind_of_row_that_a_study_writes_is_declared(name):
+    module = studies._module(name)
+    if not hasattr(module, "KIND"):
+        return
+    kinds = re.findall(
+        rf'"{module.KIND}": "([a-z -]+)"(?!, "status": "failed")', inspect.getsource(module)
+    )
+    assert set(kinds) <= {"failed", *module.COLUMNS}, "a file with such a row is refused"
 
 
 def samples(rows: list[dict], kind: str | None) -> dict:
