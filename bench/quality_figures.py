@@ -128,13 +128,23 @@ def _by_pairs(study: Study) -> Figure:
     return _figure(study, panels, alts, x, PERCENT, "Mixers")
 
 
-def by_state(shown: list[Study]) -> Figure | tables.Table:
-    """Right answers by the size of the state; a switch chooses the number of pairs."""
-    return by_gpu(shown, _by_state)
+def by_state(shown: list[Study], more: list[Study] = ()) -> Figure | tables.Table:
+    """Right answers by the size of the state; a switch chooses the number of pairs.
+
+    `more` are records with further sizes: they are shown with a record of the same GPU.
+    """
+    return by_gpu(shown, lambda study: _by_state(study, more))
 
 
-def _by_state(study: Study) -> Figure:
-    rows = study.select(what="trained", group="state", status="ok", length=LENGTH)
+def _by_state(study: Study, more: list[Study]) -> Figure:
+    wanted = {"what": "trained", "group": "state", "status": "ok", "length": LENGTH}
+    rows = study.select(**wanted)
+    source = study.line
+    for other in more:
+        further = other.select(**wanted)
+        if rows and further and not study.live and other.provenance.gpu == study.provenance.gpu:
+            rows = rows + further
+            source += f"; with 16 heads in part: {other.line}"
     several = {r["mixer"] for r in rows if r["state_numbers"]}  # sizes, trained alike
     others = study.select(what="trained", group="recall", status="ok", length=LENGTH)
     rows = rows + [r for r in others if r["mixer"] not in several]
@@ -163,7 +173,7 @@ def _by_state(study: Study) -> Figure:
         alts.append(f"Right answers for {exam} pairs by the size of the state: {'; '.join(best)}.")
     ticks = {2**i: style.length(2**i) for i in range(6, 20)}
     x = Axis("numbers in the state of all layers", log=True, ticks=ticks)
-    return _figure(study, panels, alts, x, PERCENT, "Pairs")
+    return _figure(study, panels, alts, x, PERCENT, "Pairs", source)
 
 
 def learning(shown: list[Study], task: str = "text", exam: str = "text") -> Figure | tables.Table:
@@ -300,6 +310,45 @@ def equal_time(study: Study, length: int, group: str = "text") -> list[dict]:
     ]
 
 
+def equal_trainings(study: Study, length: int = LENGTH) -> tables.Table:
+    """Recall and copying where each mixer had the same seconds, in trainings of their own."""
+    exams = {"recall": "64", "copy": "copy"}
+    body = []
+    for name in NAMES:
+        cells = []
+        for task, exam in exams.items():
+            at = {"group": "seconds", "task": task, "mixer": name, "length": length, "exam": exam}
+            steps = seeds(study, "steps", **at)
+            cells += [
+                str(steps[0]) if steps else "–",
+                cell(_percent(seeds(study, "accuracy", **at))),
+            ]
+        if set(cells) != {"–"}:
+            body.append([NAMES[name], *cells])
+    seconds = [
+        f"{task} {style.number(mean([r['steps'] * r['step_ms'] / 1e3 for r in rows]))} s"
+        for task in exams
+        if (rows := study.select(what="trained", group="seconds", task=task, status="ok"))
+    ]
+    took = f"All mixers: {', '.join(seconds)}" if seconds else "Not in this record yet"
+    columns = ["mixer", "recall, steps", "64 pairs [%]", "copy, steps", "copied [%]"]
+    caption = f"{took}; mean of three seeds (least–most); {study.line}."
+    return tables.Table(columns, body, caption, words=("mixer",))
+
+
+def left_out(*found: Study) -> list[str]:
+    """The comparisons that some of these studies left out and none of them has."""
+    key = ("group", "length", "mixer", "heads")
+    rows = [r for study in found for r in study.select(what="trained")]
+    made = {tuple(r.get(k) for k in key) for r in rows if r["status"] == "ok"}
+    missing = {tuple(r.get(k) for k in key): r for r in rows if r["status"] != "ok"}
+    return [
+        f"{r['group']}, {NAMES[r['mixer']]}, {r['heads']} heads, {r['length']} tokens"
+        for at, r in missing.items()
+        if at not in made
+    ]
+
+
 def _between(seconds: float, points: list[tuple], column: int) -> float:
     """A column of points (steps, seconds, bits), on a line between two neighbours."""
     for before, after in pairwise(points):
@@ -329,8 +378,10 @@ def overlaps(study: Study, length: int = LENGTH) -> tables.Table:
     return tables.Table(["mixer", *columns], body, caption, words=("mixer",))
 
 
-def _figure(study: Study, panels, alts, x: Axis, y: Axis, switch: str) -> Figure | tables.Table:
+def _figure(
+    study: Study, panels, alts, x: Axis, y: Axis, switch: str, line: str = ""
+) -> Figure | tables.Table:
     if not panels:
         return tables.Table(["nothing was measured"], [], study.line)
-    source = style.sentence(study.line)
+    source = style.sentence(line or study.line)
     return diagrams.curves(panels, x=x, y=y, alts=alts, switch=switch or "Show", source=source)

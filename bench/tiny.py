@@ -4,6 +4,7 @@ The mixers are softmax attention and this book's own operator with one of its fe
 the same projections, so parameters are equal. It is small enough to be trained in seconds.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -167,9 +168,14 @@ def _recall(B, generator):
 
 
 def text() -> bytes:
-    """The prose of the book's own chapters."""
+    """The prose of the book's own chapters, as they stand: each edition trains on its own."""
     pages = sorted(Path(ROOT, "chapters").glob("[0-9][0-9]_*.md"))
     return b"\n".join(page.read_bytes() for page in pages)
+
+
+def fingerprint() -> str:
+    """Sixteen digits that change with the text: who trains on another edition sees that here."""
+    return hashlib.sha256(text()).hexdigest()[:16]
 
 
 @cache

@@ -2,7 +2,8 @@
 
 Rows of kind "trained" have a model's loss and accuracy; rows of kind "map" the weights of one head
 on one text as a string of 8-bit numbers in base 64, row by row, 255 for the largest weight of the
-map; rows of kind "state" the same for |S| of a head of a linear mixer after some tokens.
+map; rows of kind "state" the same for |S| of a head of a linear mixer after some tokens. A row of
+kind "text" says which text was read: its bytes, and a hash of them.
 """
 
 import base64
@@ -38,7 +39,7 @@ DEVICE = "cuda"
 
 def measure(quick: bool, say) -> list[dict]:
     """Rows for each task and mixer; one that fails says why."""
-    rows = []
+    rows = [{"kind": "text", "bytes": len(tiny.text()), "sha256": tiny.fingerprint()}]
     for task in tiny.tasks():
         for kind in KINDS:
             about = {"task": task.name, "mixer": kind}

@@ -12,7 +12,8 @@ Rows, by `what`:
 - `overlap`: how much the keys of 32 pairs overlap after φ, 0 if they are orthogonal and 1 if all
   are the same, by `layer`; `when` is before or after training.
 - `step`: the time of a training step by length, for as many tokens each.
-- `text`: how many bytes are read in training, and how many are held out.
+- `text`: how many bytes are read in training and how many are held out, and a hash of all of them:
+  the text is the book's, so that another edition trains on another.
 
 A group of models that fails is one row of kind `trained` with its reason.
 """
@@ -26,7 +27,7 @@ from functools import partial
 
 import torch
 
-from .. import compiled, quality
+from .. import compiled, quality, tiny
 from ..quality import HEADS, HYBRID, LAYERS, MIXERS, Plan, Training
 from ..runner import one_line
 
@@ -51,7 +52,8 @@ DEVICE = "cuda"
 LIMIT_S, QUICK_S = 520, 20
 
 RATES = (2e-2, 1e-2)
-STATE = {"elu": (1, 2, 4, 8, 16), "learned φ": (1, 2, 4, 8, 16), "softmax": (16,)}  # heads
+STATE = {"elu": (1, 2, 4, 8, 16), "learned φ": (1, 2, 4, 8)}  # heads; `quality-lengths` has more
+STATE_PLAN = Plan(1400, 64, rates=RATES[:1])
 QUICK_MIXERS = ("softmax", "elu", "learned φ", HYBRID)
 PAIRS = 32  # whose keys are compared
 STEP_LENGTHS, STEP_TOKENS = tuple(2**i for i in range(8, 15)), 2**14  # N = 256 … 16K
@@ -88,7 +90,6 @@ def groups(quick: bool) -> list[Group]:
         plan = Plan(400, 64, rates=RATES[:1], checkpoints=4)
         return [Group("recall", quality.recall_task, 256, m, plan) for m in QUICK_MIXERS]
     recall = Plan(1000, 64, rates=RATES)
-    state = replace(recall, steps=1400, rates=RATES[:1])
     text = Plan(400, 64, rates=RATES, anneal=False)
     copy = Plan(600, 64, rates=RATES[:1])
     return [
@@ -96,7 +97,7 @@ def groups(quick: bool) -> list[Group]:
         *(Group("text", quality.text_task, 256, m, text) for m in everything),
         *(Group("copy", quality.copy_task, 256, m, copy) for m in everything),
         *(
-            Group("state", quality.recall_task, 256, m, state, h)
+            Group("state", quality.recall_task, 256, m, STATE_PLAN, h)
             for m, heads in STATE.items()
             for h in heads
         ),
@@ -105,8 +106,7 @@ def groups(quick: bool) -> list[Group]:
 
 def measure(quick: bool, say) -> list[dict]:
     """All rows; a group that fails, or for which no time is left, is a row that says so."""
-    train, held = (len(quality.text_bytes(held)) for held in (False, True))
-    rows = [{"what": "text", "bytes": train, "held_bytes": held}]
+    rows = [text_row()]
     over = time.monotonic() + (QUICK_S if quick else LIMIT_S)
     lengths = STEP_LENGTHS[:: 6 if quick else 1]  # the shortest and the longest
     if quick:
@@ -117,6 +117,14 @@ def measure(quick: bool, say) -> list[dict]:
             free()
         say(f"steps of N = {N}")
     return rows + train_all(groups(quick), over, say)
+
+
+def text_row() -> dict:
+    """Which text is read."""
+    train, held = (len(quality.text_bytes(held)) for held in (False, True))
+    return {
+        "what": "text", "bytes": train, "held_bytes": held, "sha256": tiny.fingerprint(),
+    }  # fmt: skip
 
 
 def compile_all(wanted: list[Group], lengths) -> None:
@@ -151,6 +159,39 @@ def train_all(wanted: list[Group], over: float, say) -> list[dict]:
         say(describe(group, found))
         free()
     return rows
+
+
+def equal_seconds(task: Callable, mixers, plan: Plan, over: float, say) -> list[dict]:
+    """Rows of group "seconds": each mixer makes as many steps as fit the seconds of the fastest.
+
+    The fastest makes those of `plan`. Each training has its own falling rate, so it ends as one of
+    that length does; a longer one that is cut short would not.
+    """
+    ms, rows = {}, []
+    for mixer in mixers:
+        if time.monotonic() > over:
+            break  # and so says each group
+        try:
+            ms[mixer] = short_step(task(256), mixer, plan)
+        except Exception as problem:
+            about = Group("seconds", task, 256, mixer, plan).about
+            rows.append({"what": "trained", **about, "status": "failed"})
+            rows[-1]["reason"] = one_line(problem)
+        free()
+    found = []
+    for mixer in mixers:
+        if mixer in ms or time.monotonic() > over:
+            share = min(ms.values()) / ms[mixer] if mixer in ms else 1.0
+            steps = max(plan.warm_up, round(plan.steps * share))
+            found.append(Group("seconds", task, 256, mixer, replace(plan, steps=steps)))
+    return rows + train_all(found, over, say)
+
+
+def short_step(task, mixer: str, plan: Plan) -> float:
+    """ms of a step of all models that are trained at once."""
+    training = Training(task, mixer, plan, DEVICE)
+    training.advance(8)
+    return training.advance(24)
 
 
 def free() -> None:

@@ -6,20 +6,41 @@ Rows as those of the study `quality`, of which this is the second half:
 - group `text`: as there, in 8192 tokens, where softmax attention takes most of the time.
 - group `low rate`: recall in 256 tokens at a lower learning rate.
 - group `order`: softmax attention in the first of two layers instead of the second.
+- group `state`: as in `quality`, with 16 heads, of the mixers that it leaves to this one.
+- group `seconds`: recall and copying in 256 tokens, with as many steps as fit the same seconds.
+- `text`: as there.
 """
 
 import time
 
 from .. import quality
 from ..quality import HYBRID, SOFTMAX_FIRST, Plan
-from .quality import COLUMNS, KIND, QUICK_S, RATES, Group, train_all  # noqa: F401
+from .quality import (  # noqa: F401
+    COLUMNS,
+    KIND,
+    QUICK_S,
+    RATES,
+    STATE_PLAN,
+    Group,
+    equal_seconds,
+    text_row,
+    train_all,
+)
 
-ABOUT = "quality by length, order of layers and rate: the second half of `quality` (two minutes)"
+ABOUT = (
+    "quality by length, layers, rate and equal time: the second half of `quality` (four minutes)"
+)
 
 MIXERS = ("softmax", "elu", "learned φ")
 LENGTHS = {128: 64, 512: 32, 1024: 16}  # tokens, and how many sequences there are in a step
 LONG_TEXT = 8192  # tokens
 LOW_RATE = 4e-3
+MANY_HEADS = {"learned φ": 16, "softmax": 16}
+RIVALS = ("softmax", "elu", "Taylor", "learned φ", "decay", "selective decay", HYBRID)
+SECONDS = (  # tasks, and how the fastest mixer is trained
+    (quality.recall_task, Plan(1000, 64, rates=RATES)),
+    (quality.copy_task, Plan(600, 64, rates=RATES[:1])),
+)
 LIMIT_S = 300  # as that of `quality`
 
 
@@ -44,10 +65,17 @@ def groups(quick: bool) -> list[Group]:
             for N, batch in lengths.items()
             for m in MIXERS
         ),
+        *(
+            Group("state", quality.recall_task, 256, m, STATE_PLAN, heads)
+            for m, heads in ({} if quick else MANY_HEADS).items()
+        ),
     ]
 
 
 def measure(quick: bool, say) -> list[dict]:
     """All rows."""
     over = time.monotonic() + (QUICK_S if quick else LIMIT_S)
-    return train_all(groups(quick), over, say)
+    rows = [text_row(), *train_all(groups(quick), over, say)]
+    for task, plan in () if quick else SECONDS:
+        rows += equal_seconds(task, RIVALS, plan, over, say)
+    return rows

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench import hardware, quality, studies
+from bench import hardware, quality, studies, tiny
 from bench.quality import HYBRID, MIXERS, Mixer, Models, Plan, Training
 from bench.studies import quality as study
 from bench.studies import quality_lengths
@@ -382,7 +382,42 @@ def test_the_second_half_trains_as_the_first_does(monkeypatch):
     said = []
     rows = quality_lengths.measure(True, said.append)
     quick = quality_lengths.groups(True)
-    assert [g.about for g in asked] == [g.about for g in quick] and len(said) == len(rows)
+    assert [g.about for g in asked] == [g.about for g in quick] and len(said) == len(rows) - 1
+    assert rows[0] == study.text_row() and rows[0]["sha256"] == tiny.fingerprint()
+    heads = {(g.mixer, g.heads) for g in study.groups(False) + full if g.name == "state"}
+    both = {("elu", h) for h in (1, 2, 4, 8, 16)} | {("learned φ", h) for h in (1, 2, 4, 8, 16)}
+    assert heads == both | {("softmax", 16)}
+
+
+def test_in_equal_seconds_a_slower_mixer_makes_fewer_steps(monkeypatch):
+    ms = {"softmax": 2.0, "elu": 1.0, "Taylor": 5.0}
+
+    def short_step(task, mixer, plan):
+        if mixer not in ms:
+            raise RuntimeError("out of memory")
+        return ms[mixer]
+
+    asked = []
+    monkeypatch.setattr(study, "short_step", short_step)
+    monkeypatch.setattr(study, "trained", lambda group: asked.append(group) or _row(group))
+    options = quality.recall_task, (*ms, "decay"), quality.Plan(1000, 64)
+    rows = study.equal_seconds(*options, math.inf, lambda text: None)
+    assert {g.mixer: g.plan.steps for g in asked} == {"softmax": 500, "elu": 1000, "Taylor": 200}
+    assert {g.plan.steps * ms[g.mixer] for g in asked} == {1000}
+    assert {r["mixer"]: r["status"] for r in rows} == dict.fromkeys(ms, "ok") | {"decay": "failed"}
+    assert {r["group"] for r in rows} == {"seconds"}
+    late = study.equal_seconds(*options, -math.inf, lambda text: None)
+    assert [r["mixer"] for r in late] == [*ms, "decay"]
+    assert all("no time was left" in r["reason"] for r in late) and len(asked) == 3
+    monkeypatch.setattr(quality_lengths, "groups", lambda quick: [])
+    monkeypatch.setattr(quality_lengths, "equal_seconds", lambda *given: [{"given": given[:3]}])
+    found = [r["given"] for r in quality_lengths.measure(False, print)[1:]]
+    assert found == [(task, quality_lengths.RIVALS, plan) for task, plan in quality_lengths.SECONDS]
+
+
+def test_a_step_is_timed_of_models_of_the_same_kind(monkeypatch):
+    monkeypatch.setattr(study, "DEVICE", "cpu")
+    assert study.short_step(quality.copy_task(8), "elu", plan()) > 0
 
 
 def _row(group):

@@ -1,6 +1,7 @@
 """The figures of quality, from a small study made here."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -42,8 +43,8 @@ def study():
         for N in (256, 1024)
     ]
     rows.append(
-        {"what": "trained", "group": "text", "mixer": "exp", "length": 256, "status": "failed",
-         "reason": "RuntimeError: no memory"}
+        {"what": "trained", "group": "text", "mixer": "exp", "length": 256, "heads": 4,
+         "status": "failed", "reason": "RuntimeError: no memory"}
     )  # fmt: skip
     return studies.Study("quality", GPU, rows)
 
@@ -72,6 +73,47 @@ def test_a_mixer_without_a_state_is_a_line(study):
     assert first["softmax attention"]["x"] == [2048, 8192]
     assert first["softmax attention"]["y"] == pytest.approx([95, 95])
     assert "relu" not in first
+
+
+def test_further_sizes_are_shown_with_a_record_of_the_same_gpu(study):
+    more = [row("trained", "state", "elu", "64", 0, 0.2, state_numbers=512)]
+    more.append(row("trained", "recall", "elu", "64", 0, 0.0))  # which is none of a size
+    second = studies.Study("quality-lengths", replace(GPU, commit="abc123"), more)
+
+    def sizes(shown, second):
+        figure = figures.by_state([shown], [second])
+        (drawn,) = (t for t in figure.data if t["name"] == "elu + 1" and t["meta"] == [0])
+        return drawn["x"], "abc123" in figure.provenance
+
+    assert sizes(study, second) == ([512, 2048, 8192], True)
+    assert sizes(replace(study, live=True), second) == ([2048, 8192], False)
+    other = replace(second, provenance=replace(second.provenance, gpu="NVIDIA Other"))
+    assert sizes(study, other) == ([2048, 8192], False)
+
+
+def test_trainings_of_equal_seconds(study):
+    assert figures.equal_trainings(study).rows == []
+    assert "Not in this record yet" in figures.equal_trainings(study).caption
+    rows = [
+        row("trained", "seconds", name, exam, seed, right - 0.1 * seed, task=task, steps=steps)
+        for name, steps, right in (("elu", 1000, 0.5), ("Taylor", 400, 0.8))
+        for task, exam in (("recall", "64"), ("recall", "4"), ("copy", "copy"))
+        for seed in (0, 1)
+        if (name, task) != ("Taylor", "copy")
+    ]
+    table = figures.equal_trainings(studies.Study("quality-lengths", GPU, rows))
+    assert table.rows == [
+        ["elu + 1", "1000", "45 (40–50)", "1000", "45 (40–50)"],
+        ["Taylor", "400", "75 (70–80)", "–", "–"],
+    ]
+    assert "recall 1.4 s, copy 2 s" in table.caption  # of 2 ms a step
+
+
+def test_what_no_study_has_is_named(study):
+    (named,) = figures.left_out(study)
+    assert named.startswith("text, exp,")
+    made = row("trained", "text", "exp", "text", 0, 0.5)
+    assert figures.left_out(study, studies.Study("quality-lengths", GPU, [made])) == []
 
 
 def test_learning_by_steps_and_by_seconds(study):

@@ -60,6 +60,13 @@ def test_the_tasks_can_be_solved_by_looking_back():
     assert bytes(tokens[0].tolist()) in tiny.text() and counts.all()
 
 
+def test_another_text_has_another_fingerprint(monkeypatch):
+    before = tiny.fingerprint()
+    assert len(before) == 16 and before == tiny.fingerprint()
+    monkeypatch.setattr(tiny, "text", lambda: b"another edition")
+    assert tiny.fingerprint() != before
+
+
 def test_entropy_and_rank():
     even = torch.full((4, 4), 0.25, dtype=torch.float64)
     assert tiny.entropy(even) == pytest.approx(2) and tiny.effective_rank(even) == pytest.approx(1)
