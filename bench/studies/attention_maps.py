@@ -39,7 +39,8 @@ DEVICE = "cuda"
 
 def measure(quick: bool, say) -> list[dict]:
     """Rows for each task and mixer; one that fails says why."""
-    rows = [{"kind": "text", "bytes": len(tiny.text()), "sha256": tiny.fingerprint()}]
+    text = {"bytes": len(tiny.text()), "sha256": tiny.fingerprint()}
+    rows = [{"kind": "text", "status": "ok", "reason": None, **text}]
     for task in tiny.tasks():
         for kind in KINDS:
             about = {"task": task.name, "mixer": kind}

@@ -117,5 +117,6 @@ def test_a_model_that_fails_is_a_row(monkeypatch):
         raise RuntimeError("no GPU")
 
     monkeypatch.setattr(tiny, "train", fail)
-    rows = attention_maps.measure(True, lambda text: None)
+    text, *rows = attention_maps.measure(True, lambda text: None)
+    assert text["sha256"] == tiny.fingerprint() and text["bytes"] == len(tiny.text())
     assert len(rows) == 9 and all(r["reason"] == "RuntimeError: no GPU" for r in rows)
