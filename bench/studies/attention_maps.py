@@ -19,6 +19,7 @@ from ..runner import one_line
 ABOUT = "attention maps of small trained models: text, copying and recall, softmax and linear"
 KIND = "kind"
 COLUMNS = {
+    "text": "status reason | bytes sha256",
     "trained": "task mixer status reason | steps seconds accuracy parameters",
     "map": "task mixer status reason | layer head view tokens size largest entropy_bits rank map",
     "state": "task mixer status reason | after size largest rank map",
