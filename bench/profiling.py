@@ -230,7 +230,7 @@ def summed(events, repeats: int) -> list[dict]:
 
 def _bare(name: str) -> str:
     """The name of a kernel without its arguments and what it was made for."""
-    named = name.replace("(anonymous namespace)::", "")
+    named = re.sub(r"(\(anonymous namespace\)|<unnamed>)::", "", name)  # as CUPTI and ncu have it
     return (re.sub(r"<.*|\(.*", "", named).strip() or name)[:120]
 
 

@@ -69,7 +69,7 @@ def test_the_profilers_rows_get_their_step():
     kernels = [
         "at::cuda::(anonymous namespace)::spin_kernel(long)",
         "recurrent_kernel",
-        "at::cuda::(anonymous namespace)::spin_kernel(long)",
+        "cuda::<unnamed>::spin_kernel(long)",
         "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>(int)",
         "chunked_kernel",
     ]

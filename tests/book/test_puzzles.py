@@ -321,12 +321,11 @@ def test_a_solution_that_is_refused_raises_an_alarm(monkeypatch, tmp_path):
     assert not found and found._repr_html_().startswith('<pre data-refused="normalizer">')
 
 
-@pytest.mark.parametrize("gpu, alarm", [("NVIDIA H100 80GB HBM3", "normalizer"), ("Tesla T4", "")])
-def test_a_slow_solution_raises_an_alarm_on_the_books_gpu(gpu, alarm, monkeypatch):
+def test_a_slow_solution_raises_no_alarm(monkeypatch):
     slow = puzzles.Verdict(False, f"right, and speed {puzzles.SLOW}")
-    monkeypatch.setattr(puzzles, "checked", lambda *a: slow)
-    monkeypatch.setattr(puzzles.torch.cuda, "get_device_name", lambda: gpu)
-    assert puzzles.check("normalizer", solution=True).alarm == alarm
+    monkeypatch.setattr(puzzles, "checked", lambda *given: slow)
+    found = puzzles.check("normalizer", solution=True)
+    assert not found and not found.alarm and puzzles.SLOW in str(found)
 
 
 @pytest.mark.parametrize("chapter", ["06", "07", "08", "09", "10"])
