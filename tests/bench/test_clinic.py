@@ -61,7 +61,7 @@ def test_a_kernel_of_known_bytes_is_held_against_the_floor(on_cpu, monkeypatch):
     monkeypatch.setattr(clinic, "right_ms", lambda *calls, quick: [2.0, 1.0][: len(calls)])
     row = clinic.known_bytes(True)
     assert row == {"right_ms": 2.0, "floor_ms": 1.0, "bytes": 4 * 2**13, "factor": 0.5}
-    monkeypatch.setattr(clinic.copied, "copy", lambda x, y: y[:-1].copy_(x[:-1]))
+    monkeypatch.setattr(clinic, "copy", lambda x, out: out[:-1].copy_(x[:-1]))
     last = clinic.measure(True, lambda text: None)[-1]
     assert last["status"] == "failed" and "the copy is wrong" in last["reason"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import ON_GPU, randn
 
-from kernels.steps.clinic import copied, scale, tuned
+from kernels.steps.clinic import scale, tuned
 
 HALF = torch.bfloat16 if ON_GPU else torch.float16
 
@@ -14,15 +14,6 @@ HALF = torch.bfloat16 if ON_GPU else torch.float16
 def test_scaled(n, dtype):
     x = randn(n, dtype=dtype)
     assert torch.equal(scale.scaled(x, 3.0), (3 * x.float()).to(dtype))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
-@pytest.mark.parametrize("n", [1, 4096, 5001])
-def test_copy_writes_all_and_nothing_behind(n, dtype):
-    x = randn(n, dtype=dtype)
-    y = torch.full((n + 4096,), float("nan"), dtype=dtype, device=x.device)
-    copied.copy(x, y)
-    assert torch.equal(y[:n], x) and torch.isnan(y[n:]).all()
 
 
 def test_the_faster_one_leaves_half_of_a_16_bit_tensor(monkeypatch):
