@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from . import contenders, fresh, runner
+from . import contenders, fresh, runner, style
 from .roofline import FORWARD, Shape
 from .timing import DeviceLost, answers
 
@@ -173,12 +173,12 @@ def in_a_fresh_process(contender: str, shape: Shape, work: str) -> dict:
     return fresh.call(__name__, "one_call", {"contender": contender, "work": work, **asdict(shape)})
 
 
-def surveys(items: list[str], **options):
-    """`survey` of one contender after another, each followed by {"done": name}."""
-    for name in items:
+def surveys(items: list, **options):
+    """`survey` of each (contender, causal, work), followed by {"done": …}."""
+    for name, causal, work in items:
         gc.freeze()  # the objects of packages, which each collection between calls would go through
-        yield from survey(name, **options)
-        yield {"done": name}
+        yield from survey(name, [(causal, work)], **options)
+        yield {"done": f"{name}, {style.order(causal)}, {style.work_name(work)}"}
 
 
 def survey(
@@ -227,7 +227,11 @@ def survey(
             elif slow and size > min(sizes_gib):
                 skip = "it tunes itself, and is run into the smallest size alone"
             row = {"kind": "fits", **case, "limit_gib": size}
-            yield row | _fits(c, shape, work, size, points, device, patience_s, skip)
+            try:
+                yield row | _fits(c, shape, work, size, points, device, patience_s, skip)
+            except DeviceLost as problem:
+                yield row | {"status": "failed", "reason": str(problem)}
+                raise
 
 
 def _try(contender, shape: Shape, work: str, device: str, peaks: bool = True) -> dict:

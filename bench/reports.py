@@ -71,8 +71,8 @@ def memory(study: Study) -> Report:
                 case = {"causal": causal, "work": work}
                 shown.append(make([r for r in rows if _is(r, case)], case, study))
     shown = [table for table in shown if table.rows]
-    missed = {r["contender"]: r["reason"] for r in study.select(kind="peak") if "work" not in r}
-    return Report([*shown, *(f"{name}: {reason}" for name, reason in missed.items())])
+    missed = [r for r in study.select(kind="peak") if "work" not in r]
+    return Report([*shown, *(f"{r['contender']}: {r['reason']}" for r in missed)])
 
 
 def _is(row, wanted) -> bool:

@@ -1,6 +1,6 @@
 """Memory by contender and length, and the longest sequence that fits GPUs of several sizes."""
 
-from .. import contenders, fresh
+from .. import contenders, fresh, style
 from ..roofline import FORWARD, FORWARD_BACKWARD
 
 ABOUT = "peak memory by contender and length, and the longest sequence that fits"
@@ -53,19 +53,23 @@ LIMIT_S = 240.0  # what has not been measured by then is said to be missing
 def measure(quick: bool, say) -> list[dict]:
     """Rows of kind "peak" (contender, order, work, N) and "fits" (contender, order, work, size).
 
-    And a row of kind "peak" without order and work for each contender that is not here, that is
-    left out, or that ended its process.
+    And a row of kind "peak" without order and work for each contender that is not here or is left
+    out, and for each case that ended its process or was not reached in time.
     """
-    options = {"cases": CASES}
-    if quick:
-        options |= {"lengths": (4096, 16384), "sizes_gib": ()}
+    options = {"lengths": (4096, 16384), "sizes_gib": ()} if quick else {}
     names = list(CONTENDERS[:2] if quick else CONTENDERS)
     missing = {name: why for name in names if (why := contenders.get(name).available())}
     names = [name for name in names if name not in missing]
     say(f"memory of {', '.join(names)}")
-    rows = fresh.in_turn("bench.memory", "surveys", names, _failed, LIMIT_S, say, **options)
+    items = [[name, *case] for name in names for case in CASES]
+    rows = fresh.in_turn("bench.memory", "surveys", items, _ended, LIMIT_S, say, **options)
     rows += [_failed(name, why) | {"status": "not_installed"} for name, why in missing.items()]
     return rows if quick else rows + [_failed(name, why) for name, why in LEFT_OUT.items()]
+
+
+def _ended(item: list, reason: str) -> dict:
+    name, causal, work = item
+    return _failed(name, f"{style.order(causal)}, {style.work_name(work)}: {reason}")
 
 
 def _failed(name: str, reason: str) -> dict:

@@ -9,6 +9,7 @@ from bench.hardware import Provenance
 from bench.memory import STEP, Model
 from bench.roofline import FORWARD, FORWARD_BACKWARD
 from bench.studies import memory as study
+from bench.timing import DeviceLost
 
 GPU = Provenance("Made-up GPU 1", "made-up-gpu-1", "2026-01-02T03:04:05Z", "x", "3.12", "2.11")
 
@@ -230,22 +231,25 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
     def stream(module, function, options, timeout_s, tell):
         asked.append(list(options["items"]))
         found = []
-        for name in options["items"]:
-            found.append({"kind": "peak", "contender": name, "status": "ok"})
-            if name == "sdpa-math":
+        for item in options["items"]:
+            found.append({"kind": "peak", "contender": item[0], "status": "ok"})
+            if item == ["sdpa-math", False, FORWARD_BACKWARD]:
                 return found, "its process ended (SIGSEGV): x"
-            found.append({"done": name})
+            found.append({"done": item[0]})
         return found, None
 
     monkeypatch.setattr(fresh, "stream", stream)
     said = []
     monkeypatch.setattr(contenders, "find_spec", lambda name: None)
     rows = study.measure(False, said.append)
-    assert any(line.strip().startswith("sdpa-math: its process") for line in said)
+    assert any("sdpa-math" in line and "its process ended" in line for line in said)
     here = [n for n in study.CONTENDERS if not n.startswith(("fla-", "flash-attn"))]
-    assert asked == [here, here[here.index("sdpa-math") + 1 :]]
+    cases = [[n, *case] for n in here for case in study.CASES]
+    left = cases.index(["sdpa-math", False, FORWARD_BACKWARD]) + 1
+    assert asked == [cases, cases[left:]] and cases[left] == ["sdpa-math", True, FORWARD]
     failed = {r["contender"]: r["reason"] for r in rows if r["status"] == "failed"}
-    assert failed == {"sdpa-math": "its process ended (SIGSEGV): x", **study.LEFT_OUT}
+    ended = "bidirectional, forward + backward: its process ended (SIGSEGV): x"
+    assert failed == {"sdpa-math": ended, **study.LEFT_OUT}
     assert {r["contender"] for r in rows if r["status"] == "ok"} == set(here)
     gone = {r["contender"] for r in rows if r["status"] == "not_installed"}
     assert gone == set(study.CONTENDERS) - set(here)
@@ -256,9 +260,29 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
 def test_the_study_ends_in_time(monkeypatch):
     monkeypatch.setattr(study, "LIMIT_S", -1.0)
     rows = study.measure(False, lambda text: None)
-    assert len(rows) == len(study.CONTENDERS) + len(study.LEFT_OUT)
+    here = [n for n in study.CONTENDERS if contenders.get(n).available() is None]
+    gone = len(study.CONTENDERS) - len(here)
+    assert len(rows) == len(study.CASES) * len(here) + gone + len(study.LEFT_OUT)
     late = [r["contender"] for r in rows if "not measured within" in r["reason"]]
-    assert late == [n for n in study.CONTENDERS if contenders.get(n).available() is None]
+    assert late == [n for n in here for _ in study.CASES]
+
+
+def test_a_size_at_which_the_gpu_is_lost_has_a_row_and_its_process_ends(enter, monkeypatch):
+    """What was measured before stays, and the next case begins in another process."""
+
+    def lost(contender, shape, work, device, peaks=True):
+        if not peaks:
+            raise DeviceLost("AcceleratorError: an illegal memory access was encountered")
+        peak = 2**20 * shape.N
+        return {"status": "ok", "reason": None, "peak_allocated_bytes": peak, "seconds": 1e-6}
+
+    monkeypatch.setattr(memory, "_try", lost)
+    rows = []
+    with pytest.raises(DeviceLost):
+        for row in memory.survey(enter("loses"), [(False, FORWARD)], sizes_gib=(16, 80), **SMALL):
+            rows.append(row)
+    assert [r["status"] for r in rows] == ["ok", "ok", "failed"]
+    assert rows[-1]["limit_gib"] == 16 and "illegal memory access" in rows[-1]["reason"]
 
 
 def test_contenders_without_an_order_are_left_out_of_it():

@@ -1,6 +1,7 @@
 """What the processes of test_sequence_parallel.py do, all of them in one start.
 
-Four ranks over gloo on CPUs, or a rank for each GPU over NCCL. Each case runs in a group of some of
+Four ranks over gloo on CPUs, where Triton's interpreter runs the kernels, or a rank for each of
+two GPUs or more over NCCL. Each case runs in a group of some of
 them; what each rank got is handed back to the test. The cases that end with a rank lost come last.
 """
 
@@ -11,6 +12,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -295,6 +297,12 @@ def work(rank, store, results):
 
 def run_all():
     """Name of a case -> rank -> what it handed back."""
+    # one GPU is of no use to ranks: then the kernels run in the interpreter
+    with mock.patch.dict(os.environ, {} if ON_GPUS else {"TRITON_INTERPRET": "1"}):
+        return _run_all()
+
+
+def _run_all():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kernels"])
     with tempfile.TemporaryDirectory() as folder:
