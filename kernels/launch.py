@@ -7,8 +7,11 @@ call: its options, and the shapes, strides and dtypes of its tensors.
 
 So the first call with a signature is recorded: what it allocates, what it launches, and where in
 the inputs and allocations each argument of a kernel points. Later calls are replayed: they allocate
-the outputs one by one and everything else at once, and launch. A recording holds no tensor but
-small counters.
+the outputs one by one and everything else at once, and launch.
+
+A recording holds no tensor but small counters. What a call needs only while its one kernel runs is
+kept for each stream, by size, and used by all such calls, which follow one another there: one more
+allocation is a good part of what the host does for a short sequence.
 """
 
 import copy
@@ -27,6 +30,7 @@ NOWHERE = (-1, 0)  # the place of an argument that is None
 
 UNKNOWN = object()
 _replays = {}  # signature -> Replay, or None where a call cannot be replayed
+_scratch = {}  # device, stream and bytes -> memory that is used while one kernel runs
 _here = threading.local()  # .recording: what records this thread's launches
 
 
@@ -90,6 +94,7 @@ def _record(key, function, tensors, options):
 def forget() -> None:
     """Records all calls anew: for those who change what follows from a signature."""
     _replays.clear()
+    _scratch.clear()
 
 
 def signature(function, tensors: tuple, options: tuple):
@@ -107,11 +112,11 @@ def signature(function, tensors: tuple, options: tuple):
     device = -1
     try:
         for x in tensors:
-            if x is None:
-                key.append(None)
-            elif type(x) is torch.Tensor and x.data_ptr() % 16 == 0 and not x.is_neg():
+            if type(x) is torch.Tensor and not (x.data_ptr() & 15 or x.is_neg()):
                 device = x.get_device()  # -1 for all but GPUs
-                key += (x.shape, x.stride(), x.dtype, device if device >= 0 else x.device)
+                key += x.shape, x.stride(), x.dtype, device if device >= 0 else x.device
+            elif x is None:
+                key.append(None)
             else:
                 return None
     except RuntimeError:  # a sparse tensor, say, has no strides
@@ -246,15 +251,16 @@ class Recording(TorchDispatchMode):
             if i in of_output or i in self.filled:
                 x = outputs[of_output.index(i)] if i in of_output else x
                 moved[i] = len(allocations), 0
-                allocations.append((self._twin(x), tuple(x.shape), x.stride(), x.dtype))
+                allocations.append((tuple(x.shape), x.stride(), x.dtype))
         scratch = [i for i in range(len(self.made)) if i not in moved and i not in self.counted]
         for i in scratch:
             moved[i] = len(allocations), at
             at += -(-self.made[i].nbytes // ALIGNED) * ALIGNED
-        if at:
-            allocations.append((None, (at // 4,), (1,), torch.float32))
+        kept = at if self.counted and len(self.steps) == 1 else 0  # it lies with the counters
+        if at and not kept:
+            allocations.append(((at // 4,), (1,), torch.float32))
         for n, i in enumerate(self.counted):
-            moved[i] = len(allocations) + n, 0
+            moved[i] = len(allocations) + n + bool(kept), 0
 
         def place(slot, offset):
             if slot < first:
@@ -270,14 +276,8 @@ class Recording(TorchDispatchMode):
             isinstance(result, tuple),
             next(x for x in self.inputs if x is not None).device,
             [self.made[i].numel() for i in self.counted],
+            kept,
         )
-
-    def _twin(self, x) -> int | None:
-        """An input that looks like x: to allocate one like another costs the host least."""
-        for i, y in enumerate(self.inputs):
-            if y is not None and (y.shape, y.stride(), y.dtype) == (x.shape, x.stride(), x.dtype):
-                return i
-        return None
 
     def _is_whole(self, x) -> bool:
         """Whether a tensor is the whole of an allocation."""
@@ -287,32 +287,44 @@ class Recording(TorchDispatchMode):
         return slot >= len(self.inputs) and self.made[slot - len(self.inputs)].nbytes == x.nbytes
 
 
+def allocator(device: torch.device):
+    """What allocates (shape, strides, dtype) on this device, which is the current one.
+
+    The code that `torch.compile` writes calls a function of PyTorch's that goes past its dispatcher
+    and takes less time; a PyTorch without it has `torch.empty_strided`.
+    """
+    guards = getattr(torch._C, "_dynamo", None)
+    fast = getattr(getattr(guards, "guards", None), f"_empty_strided_{device.type}", None)
+    if fast is not None:
+        return fast
+    return lambda shape, strides, dtype: torch.empty_strided(
+        shape, strides, dtype=dtype, device=device
+    )
+
+
 class Replay:
     """A recorded call. Places count the inputs first, then the allocations, in bytes."""
 
-    def __init__(self, allocations, filled, steps, outputs, is_tuple, device, counted):
-        self.allocations = allocations  # (like which input, or None, shape, strides, dtype)
+    def __init__(self, allocations, filled, steps, outputs, is_tuple, device, counted, kept):
+        self.allocations = allocations  # (shape, strides, dtype)
         self.filled = filled  # (which allocation, value)
         self.steps = steps
         self.outputs = outputs  # which allocations are returned; None for None
         self.is_tuple = is_tuple
         self.device = device
         self.counted = counted  # how many counters each of them has
+        self.kept = kept  # bytes that lie before them
         self.counters = {}  # stream -> counters, which its calls use one after another; addresses
+        self.empty = allocator(device)
         on_gpu = device.type == "cuda"
         self.stream_of = driver.active.get_current_stream if on_gpu else lambda index: None
 
     def __call__(self, tensors: tuple, fresh: bool = False):
-        device = self.device
-        made = [
-            torch.empty_strided(shape, strides, dtype=dtype, device=device)
-            if twin is None
-            else torch.empty_like(tensors[twin])
-            for twin, shape, strides, dtype in self.allocations
-        ]
+        empty = self.empty
+        made = [empty(shape, strides, dtype) for shape, strides, dtype in self.allocations]
         for i, value in self.filled:
             made[i].fill_(value)
-        stream = self.stream_of(device.index)
+        stream = self.stream_of(self.device.index)
         addresses = [0 if x is None else x.data_ptr() for x in tensors]
         addresses += [x.data_ptr() for x in made]
         if self.counted:
@@ -337,10 +349,23 @@ class Replay:
         found = None if fresh else self.counters.get(stream)
         if found is None:
             made = [torch.zeros(n, dtype=torch.int64, device=self.device) for n in self.counted]
+            if self.kept:
+                made.insert(0, self._memory(stream, fresh))
             found = made, [x.data_ptr() for x in made]
             if not fresh:
                 self.counters[stream] = found
         return found
+
+    def _memory(self, stream, fresh):
+        """At least `kept` bytes; unless `fresh`, the same for all calls of this stream."""
+        size = 1 << (self.kept - 1).bit_length()
+        key = self.device, stream, size
+        if fresh or key not in _scratch:
+            made = torch.empty(size, dtype=torch.uint8, device=self.device)
+            if fresh:
+                return made
+            _scratch[key] = made
+        return _scratch[key]
 
 
 def _compiled(compiled, programs, constants, places):

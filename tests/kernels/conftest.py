@@ -71,6 +71,8 @@ def poison(monkeypatch):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):
         monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
+    allocator = launch.allocator
+    monkeypatch.setattr(launch, "allocator", lambda device: poisoned(allocator(device)))
 
 
 @pytest.fixture(autouse=True)

@@ -99,6 +99,56 @@ def test_counters_go_on_from_replay_to_replay_of_one_signature():
     assert int(tally(x)[0]) == int(tally(x)[0]) == 0
 
 
+class Places:
+    """Stands for a kernel: out = where its scratch memory begins."""
+
+    arg_names = ["counts", "scratch", "out"]
+
+    def __getitem__(self, grid):
+        def run(counts, scratch, out):
+            _at(out, 2).view(torch.int64).fill_(scratch.data_ptr())
+
+        return run
+
+
+def place(x, launches=1, elements=100):
+    out, scratch = torch.empty_like(x), x.new_empty(elements)
+    counts = launch.counters(1, x.device)
+    for _ in range(launches):
+        launch.launch(Places(), 1, (counts, scratch, out))
+    return out
+
+
+def test_what_one_kernel_uses_is_kept_for_its_stream():
+    """Calls of a stream run one after another, and may use the same memory; others may not."""
+
+    def placed(*options, **how):
+        return int(launch.replayed(place, (torch.zeros(2),), options, **how).view(torch.int64))
+
+    kept = [placed() for _ in range(3)][1:]  # the first call is recorded, in memory of its own
+    assert kept[0] == kept[1]
+    assert [placed(1, 120) for _ in range(2)][1] == kept[0]  # another signature, the same size
+    assert [placed(1, 900) for _ in range(2)][1] != kept[0]
+    assert placed(fresh=True) != kept[0] and placed() == kept[0]
+    for replay in launch._replays.values():
+        replay.stream_of = lambda index: 7
+    assert placed() != kept[0] and placed() == placed(1, 120)
+    placed(2)
+    (two,) = [r for r in launch._replays.values() if len(r.steps) == 2]
+    assert two.kept == 0 and len(two.allocations) == 2  # another call may come between them
+    launch.forget()
+    assert not launch._scratch
+
+
+def test_a_pytorch_without_the_fast_allocation_has_the_other(monkeypatch):
+    cpu, made = torch.device("cpu"), []
+    made.append(launch.allocator(cpu)((2, 3), (1, 2), torch.float16))
+    monkeypatch.setattr(torch._C, "_dynamo", None)
+    made.append(launch.allocator(cpu)((2, 3), (1, 2), torch.float16))
+    for x in made:
+        assert x.shape == (2, 3) and x.stride() == (1, 2) and x.dtype == torch.float16
+
+
 @pytest.mark.parametrize("fill", [False, True])
 def test_a_replay_allocates_and_launches_the_same(fill):
     toy, calls, function = toys()
