@@ -381,6 +381,24 @@ def completed(study: Study, *needed: dict) -> Study:
     return study
 
 
+def having(study: Study, *needed: dict) -> Study:
+    """The study that has all the rows of one comparison: this one, or else a record of it.
+
+    `needed` are those rows, as `select` is asked for them. Where a study that was measured here
+    lacks one, a record that has them all is returned whole, so nothing is mixed: of a GPU of the
+    same name if there is one, else of another, and its `line` names it. Without such a record it is
+    the study itself; so is a record that lacks a row, for a page has to say that.
+    """
+
+    def has(one: Study) -> bool:
+        return all(one.select(**wanted) for wanted in needed)
+
+    if not study.live or has(study):
+        return study
+    found = filter(has, recorded(study.study))
+    return min(found, key=lambda s: s.provenance.gpu != study.provenance.gpu, default=study)
+
+
 def nothing(name: str) -> Study:
     """A study that was not measured: no row is found in it."""
     return Study(name, replace(hardware.provenance(), gpu="none"), [{"part": "nothing"}])

@@ -117,6 +117,27 @@ def test_a_part_that_lacks_a_row_is_taken_whole_from_the_record(example, tmp_pat
     assert studies.completed(other, *last) is other
 
 
+def test_a_comparison_that_lacks_a_row_is_read_from_one_record(example, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "DIRECTORY", tmp_path)
+    rows = [{"part": "step", "n": n, "status": "ok"} for n in (1, 2, 3)]
+    book = dataclasses.replace(GPU, slug=studies.results.MAIN, gpu="NVIDIA H100 80GB HBM3")
+    studies.write(dataclasses.replace(example, provenance=book, rows=rows), tmp_path)
+    studies.write(dataclasses.replace(example, rows=rows[:2]), tmp_path)  # NVIDIA Test
+    skipped = [rows[0], rows[1] | {"status": "skipped"}]
+    here = dataclasses.replace(example, rows=skipped, live=True)
+
+    def shown(*ns, study=here):
+        found = studies.having(study, *({"n": n, "status": "ok"} for n in ns))
+        return found.provenance.gpu, found.live
+
+    assert shown(1) == ("NVIDIA Test", True), "what was measured here comes first"
+    assert shown(1, 2) == ("NVIDIA Test", False), "then the record of the same GPU"
+    assert shown(1, 2, 3) == ("NVIDIA H100 80GB HBM3", False), "then another GPU's, by its name"
+    assert studies.having(here, {"n": 4}) is here, "nobody has it"
+    record = dataclasses.replace(here, live=False)
+    assert studies.having(record, {"n": 3}) is record, "what a record lacks is not covered up"
+
+
 def test_measured_where_there_is_a_gpu(example, tmp_path, monkeypatch):
     monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
     monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
