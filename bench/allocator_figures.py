@@ -1,12 +1,13 @@
 """Figures of the allocator: bytes held during a call, and the tensors that make the peak."""
 
 import itertools
+import re
 
 from . import chunks, contenders, hardware, runner, style, tables
 from .diagrams import PALETTE, Curve, curves
 from .figures import AXIS, LEGEND, MARGIN, TEMPLATE, Figure, Switch, by_gpu
 from .roofline import Shape
-from .studies import Study, allocator
+from .studies import Study, allocator, memory
 
 MIB = 2**20
 HEADS, D = 8, 64  # of the study `allocator`, with one sequence
@@ -95,15 +96,19 @@ def anew(way: str, N: int, causal: bool, work: str) -> Figure | tables.Table:
     return Figure([trace], EVENTS, {"0": alt}, [], peak, f"{alt} {study.line}.", unfolded=True)
 
 
-def at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | tables.Table:
-    """The tensors that are held when most is held; switches choose the way, the order and the work.
+def at_the_peak(shown: list[Study], ways: tuple[str, ...]) -> Figure | tables.Table:
+    """The tensors that are held when most is held; switches choose GPU, way, order and work.
 
     A bar is a tensor, the largest first; the table says what each is, by its size, and who asked.
     """
+    return by_gpu(shown, lambda study: _at_the_peak(study, ways))
+
+
+def _at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | None:
     data, alts, numbers = [], {}, {}
     measured = [w for w in ways if study.select(way=w, status="ok")]
     if not measured:
-        return tables.Table(["nothing was measured"], [], style.sentence(study.line))
+        return None
     cases = itertools.product(enumerate(measured), enumerate(ORDERS), enumerate(WORKS))
     for (i, way), (o, order), (w, work) in cases:
         key, what = f"{i},{o},{w}", f"{contenders.label(way)}, {order}, {WORKS[work]}"
@@ -210,7 +215,8 @@ def _fits(study: Study) -> Figure:
     for (o, order), (w, work) in itertools.product(enumerate(ORDERS), enumerate(WORKS)):
         found = [r for r in rows if (r["causal"], r["work"]) == (bool(o), work)]
         key, said, body = f"{o},{w}", [], []
-        for i, way in enumerate(dict.fromkeys(r["contender"] for r in found)):
+        for way in dict.fromkeys(r["contender"] for r in found):
+            i = memory.CONTENDERS.index(way)  # the same line on every GPU, whoever failed there
             mine = [r for r in found if r["contender"] == way]
             label, color = contenders.label(way), PALETTE[i % len(PALETTE)]
             n = [r.get("fits_n", r["predicted_n"]) for r in mine]
@@ -233,12 +239,15 @@ def _fits(study: Study) -> Figure:
             for r in mine:
                 seen = f"{r['fits_n']:,}" if "fits_n" in r else "not run"
                 if r.get("batch_fits"):
-                    seen += f", but {r['batch_fits']:,} sequences of {r['batch_n']:,}"
+                    seen = f"{r['batch_fits']:,} × {r['batch_n']:,}"
                 body.append([label, str(r["limit_gib"]), f"{r['predicted_n']:,}", seen])
         what = f"{order}, {WORKS[work]}"
         alts[key] = f"Longest sequence that fits, {what}: {'; '.join(said) or 'not measured'}."
         columns = ["", "memory [GiB]", "predicted N", "fits N"]
-        numbers[key] = tables.Table(columns, body, style.sentence(what, study.line))
+        source = style.sentence(what, study.line)
+        if any("×" in line[3] for line in body):
+            source += " b × N: run as b sequences of N tokens, the whole batch."
+        numbers[key] = tables.Table(columns, body, source)
     axis = AXIS | {"type": "log"}
     sizes = sorted({r["limit_gib"] for r in rows})
     lengths = [2**i for i in range(8, 25, 2)]
@@ -267,6 +276,44 @@ def _symbol(row) -> str:
 def _dash(i: int) -> str:
     """Of the i-th line: the colours come again after the last of the palette."""
     return ("solid", "dash")[i // len(PALETTE) % 2]
+
+
+def ended(shown: list[Study]) -> tables.Table:
+    """What of the study `memory` ended with an error after which a GPU takes no further calls.
+
+    And the longest that had been run of the same contender before; no rows where nothing did.
+    """
+    body = []
+    for study in shown:
+        for at, row in enumerate(study.rows):
+            found = LOST.search(row.get("reason") or "")
+            if row["kind"] != "peak" or "work" in row or not found:
+                continue
+            before = [r for r in study.rows[:at] if r["contender"] == row["contender"]]
+            ran = [r for r in before if "fits_n" in r or r.get("batch_fits")]
+            body.append(
+                [
+                    study.provenance.gpu,
+                    contenders.label(row["contender"]),
+                    _ran(ran[-1]) if ran else "nothing",
+                    found[1].strip(),
+                ]
+            )
+    columns = ["GPU", "", "the last that was run into a limit", "what ended it"]
+    caption = style.sentence(*(study.line for study in shown))
+    return tables.Table(columns, body, caption, words=columns)
+
+
+# how a study says that a process lost its GPU, and what CUDA said of it
+LOST = re.compile(r"DeviceLost: .*?CUDA error: (.*?)(?: Search for| CUDA kernel|$)")
+
+
+def _ran(row: dict) -> str:
+    """A row of kind "fits" in words: the case, the size, and what fitted."""
+    what = f"{style.order(row['causal'])}, {WORKS[row['work']]}, {row['limit_gib']} GiB"
+    if "fits_n" in row:
+        return f"{what}: {row['fits_n']:,} tokens fit"
+    return f"{what}: {row['batch_fits']:,} sequences of {row['batch_n']:,} fit"
 
 
 def misses(study: Study) -> tables.Table:

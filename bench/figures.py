@@ -221,8 +221,8 @@ def by_gpu(measured: list, draw: Callable) -> Figure | tables.Table:
     else:
         source = " ".join(dict.fromkeys(f.provenance for _, f in drawn))
     layout = first.layout | {"height": max(f.layout["height"] for _, f in drawn)}
-    gpus = Switch("GPU", names_of([one for one, _ in drawn]))
-    return Figure(data, layout, alts, [gpus, *switches], numbers, source, titles)
+    switches = [Switch("GPU", names_of([one for one, _ in drawn])), *switches]
+    return Figure(data, layout, alts, switches, numbers, source, titles, first.unfolded)
 
 
 def names_of(measured: list) -> list[str]:

@@ -251,8 +251,8 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
     N, tokens = first["N"], first["B"] * first["H"] * first["N"]
     steps = [2**i for i in range(N.bit_length())]
     data, alts, readings, numbers = [], {}, {}, {}
-    states = itertools.product(enumerate(shown.values()), enumerate(sizes))
-    for (g, (study, bandwidth)), (i, D) in states:
+    states = itertools.product(enumerate(shown.items()), enumerate(sizes))
+    for (g, (gpu, (study, bandwidth))), (i, D) in states:
         key = [g, i]
         counted = {c: cost(D, c) for c in steps}
         found = {
@@ -330,8 +330,8 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
             )
         choice = f"{g},{i}"
         alts[choice] = (
-            f"D = {D}: FLOPs grow with C, bytes and memory are large at both ends and least near "
-            f"C = {min(steps, key=lambda c: counted[c].bytes)}; {ends}."
+            f"{gpu}, D = {D}: FLOPs grow with C, bytes and memory are large at both ends and least "
+            f"near C = {min(steps, key=lambda c: counted[c].bytes)}; {ends}."
         )
         caption = f"Time [ms], D = {D}; {study.line}."
         body = [

@@ -71,8 +71,8 @@ def memory(study: Study) -> Report:
                 case = {"causal": causal, "work": work}
                 shown.append(make([r for r in rows if _is(r, case)], case, study))
     shown = [table for table in shown if table.rows]
-    missed = [r for r in study.select(kind="peak") if "work" not in r]
-    return Report([*shown, *(f"{r['contender']}: {r['reason']}" for r in missed)])
+    missed, gpu = [r for r in study.select(kind="peak") if "work" not in r], study.provenance.gpu
+    return Report([*shown, *(f"{gpu}, {r['contender']}: {r['reason']}" for r in missed)])
 
 
 def _is(row, wanted) -> bool:
@@ -129,7 +129,7 @@ def _longest(rows, case, study) -> Table:
         line = [next(r.get("label") or name for r in rows if r["contender"] == name)]
         for j, size in enumerate(sizes):
             mine = [x for x in rows if x["contender"] == name and x["limit_gib"] == size]
-            r = mine[0] if mine else {"status": "missing", "reason": "not measured in time"}
+            r = mine[0] if mine else {"status": "missing", "reason": _why(study, name)}
             if r["status"] == "ok":
                 line.append(f"{r['fits_n']:,} ({r['predicted_n']:,})")
             elif r["status"] == "predicted":
@@ -150,6 +150,12 @@ def _longest(rows, case, study) -> Table:
             "together they have the tokens of a whole batch of predicted length, or nearly."
         )
     return Table(["contender", *(f"{s} GiB" for s in sizes)], cells, caption, notes)
+
+
+def _why(study, name: str) -> str:
+    """Why rows of a contender are missing."""
+    ended = [r for r in study.select(kind="peak", contender=name) if "work" not in r]
+    return "; ".join(r["reason"] for r in ended) or "not measured in time"
 
 
 def profile(study: Study) -> Report:

@@ -12,6 +12,7 @@ from bench.studies import allocator
 
 GPU = hardware.Provenance("NVIDIA Test", "test", "2026-01-31T00:00:00Z", "", "3.12", "2.11")
 MIB = 2**20
+WAYS = ("sdpa-math", "eager", "book")
 FRAMES = [
     {"filename": "/a/torch/_C.so", "line": 0, "name": "empty"},
     {"filename": "/a/bench/eager.py", "line": 31, "name": "causal_attention"},
@@ -113,7 +114,7 @@ def test_what_is_held_at_the_peak(study):
 def test_the_peak_has_a_switch_for_way_order_and_work(study):
     rows = [r | {"way": "book", "held_bytes": r["held_bytes"] + MIB} for r in study.rows]
     both = replace(study, rows=[*study.rows, *rows])
-    figure = allocator_figures.at_the_peak(both, ("sdpa-math", "eager", "book"))
+    figure = allocator_figures.at_the_peak([both], ("sdpa-math", "eager", "book"))
     figure.plotly()
     assert [len(s.options) for s in figure.switches] == [2, 2, 2], "what was not measured is no way"
     assert [t["meta"] for t in figure.data] == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
@@ -121,7 +122,18 @@ def test_the_peak_has_a_switch_for_way_order_and_work(study):
     assert figure.data[1]["x"][0] == 5 and figure.data[2]["x"][0] == 4
     assert figure.alts["0,1,0"].endswith("causal, forward: not measured.")
     assert len(set(figure.alts.values())) == 8
-    assert isinstance(allocator_figures.at_the_peak(study, ("book",)), tables.Table)
+    assert isinstance(allocator_figures.at_the_peak([study], ("book",)), tables.Table)
+
+
+def test_the_peak_has_a_switch_of_gpus_too(study):
+    gpu = replace(study.provenance, gpu="NVIDIA Larger")
+    rows = [r | {"held_bytes": r["held_bytes"] + MIB} for r in study.rows]
+    figure = allocator_figures.at_the_peak([study, replace(study, provenance=gpu, rows=rows)], WAYS)
+    assert [s.name for s in figure.switches] == ["GPU", "Way", "Order", "Work"]
+    first, second = (figure.numbers[f"{g},0,0,0"] for g in (0, 1))
+    assert first.rows[0][2] == "3" and second.rows[0][2] == "4"
+    assert "NVIDIA Larger" in figure.alts["1,0,0,0"] and "NVIDIA Larger" in second.caption
+    assert figure.unfolded, "the table is what the page speaks of"
 
 
 @pytest.mark.parametrize(
@@ -184,10 +196,46 @@ def test_the_longest_that_fits():
     (trace,) = figure.data
     assert trace["y"] == [1024, 2000, 4000]
     assert trace["marker"]["symbol"] == ["circle", "circle-open", "circle-open-dot"]
-    assert figure.numbers["0,0"].rows[2][3] == "not run, but 500 sequences of 64"
+    assert figure.numbers["0,0"].rows[2][3] == "500 × 64"
+    assert "b sequences of N tokens" in figure.numbers["0,0"].caption
+    assert "b sequences" not in figure.numbers["1,0"].caption
     assert figure.numbers["0,0"].rows[1] == ["Eager PyTorch, linear", "24", "2,000", "not run"]
     assert figure.alts["1,0"].endswith("causal, forward: not measured.")
     assert isinstance(allocator_figures.fits([]), tables.Table)
+
+
+def test_a_contender_has_one_colour_on_every_gpu_and_in_every_order():
+    fits = {"kind": "fits", "work": FORWARD, "limit_gib": 16, "predicted_n": 1, "status": "ok"}
+
+    def rows(*names):
+        return [fits | {"contender": n, "causal": c, "fits_n": 1} for n in names for c in (0, 1)]
+
+    here = studies.Study("memory", GPU, rows("book", "sdpa-flash", "eager"))
+    there = studies.Study("memory", replace(GPU, gpu="Other"), rows("book", "eager"))
+    figure = allocator_figures.fits([here, there])
+    assert [s.name for s in figure.switches] == ["GPU", "Order", "Work"]
+    drawn = {(t["name"], t["line"]["color"]) for t in figure.data}
+    assert len(figure.data) == 10 and len(drawn) == 3
+
+
+def test_what_lost_its_gpu_is_told_beside_the_last_that_ran():
+    case = {"contender": "eager", "causal": False, "work": FORWARD, "status": "ok"}
+    fits = case | {"kind": "fits", "limit_gib": 16, "fits_n": 1024}
+    batch = case | {"kind": "fits", "limit_gib": 24, "status": "predicted"}
+    batch |= {"batch_n": 64, "batch_fits": 5000}
+    failed = batch | {"limit_gib": 40, "status": "failed", "batch_fits": None}
+    said = "DeviceLost: AcceleratorError: CUDA error: it broke Search for `x' in y"
+    lost = {"kind": "peak", "contender": "eager", "status": "failed", "reason": said}
+    other = lost | {"contender": "book", "reason": "left out"}
+    after = fits | {"contender": "book"}
+    study = studies.Study("memory", GPU, [fits, batch, failed, lost, other, after])
+    table = allocator_figures.ended([study])
+    seen = "bidirectional, forward, 24 GiB: 5,000 sequences of 64 fit"
+    assert table.rows == [["NVIDIA Test", "Eager PyTorch, linear", seen, "it broke"]]
+    new = lost | {"reason": f"causal, forward: {said} and more"}
+    (row,) = allocator_figures.ended([studies.Study("memory", GPU, [fits, new])]).rows
+    assert row[2:] == ["bidirectional, forward, 16 GiB: 1,024 tokens fit", "it broke"]
+    assert not allocator_figures.ended([studies.Study("memory", GPU, [fits, other])]).rows
 
 
 def test_where_the_longest_was_predicted_too_long():

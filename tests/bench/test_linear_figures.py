@@ -107,6 +107,7 @@ def test_the_explorer_switches_between_gpus(study):
     assert figure.switches[0].options == ["A", "B"]
     assert list(figure.alts) == list(figure.readings) == list(figure.numbers)
     assert "least time is 0.5 ms at C = 64" in figure.alts["1,0"]
+    assert figure.alts["0,0"].startswith("A, D = 64") and figure.alts["1,0"].startswith("B, ")
     assert "NVIDIA Test" in figure.provenance and "NVIDIA Faster" in figure.provenance
     assert {tuple(t["meta"]) for t in figure.data if t["visible"]} == {(0, 0)}
 

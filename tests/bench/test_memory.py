@@ -254,7 +254,8 @@ def test_the_study_goes_on_where_a_process_dies(monkeypatch):
     gone = {r["contender"] for r in rows if r["status"] == "not_installed"}
     assert gone == set(study.CONTENDERS) - set(here)
     said = reports.memory(studies.Study("memory", GPU, [r for r in rows if r["status"] != "ok"]))
-    assert set(failed) | gone <= {text.split(":")[0] for text in said if isinstance(text, str)}
+    names = {text.split(":")[0].split(", ")[1] for text in said if isinstance(text, str)}
+    assert set(failed) | gone <= names
 
 
 def test_the_study_ends_in_time(monkeypatch):
@@ -308,7 +309,7 @@ def test_tables():
     rows.append({"kind": "peak", "contender": "late", "status": "failed", "reason": "out of time"})
     peaks, longest, held, missed = reports.memory(studies.Study("memory", GPU, rows))
     assert held.rows[0] == ["This book", "3 / 20", "6 / 20"]
-    assert missed == "late: out of time"
+    assert missed == f"{GPU.gpu}, late: out of time"
     assert peaks.rows == [
         ["This book", "1 (0.0977 %)", "2 (0.195 %)"],
         ["Absent", "not installed", "not installed"],
@@ -319,6 +320,9 @@ def test_tables():
     ]
     assert "b sequences of N tokens" in longest.caption
     assert longest.notes[1, 2] == "not measured in time"
+    ended = {"kind": "peak", "contender": "cut", "status": "failed", "reason": "it lost the GPU"}
+    longest = reports.memory(studies.Study("memory", GPU, [*rows, ended]))[1]
+    assert longest.notes[1, 2] == "it lost the GPU"
 
 
 def test_a_function_in_a_fresh_process():
