@@ -200,7 +200,8 @@ def kernel_times(call, repeats: int = REPEATS) -> list[dict]:
 
     call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    both = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with profile(activities=both, acc_events=True) as profiler:  # else PyTorch warns, into a page
         for _ in range(repeats):
             call()
         torch.cuda.synchronize()

@@ -30,7 +30,7 @@ def scaled(x, a):
 
 
 def scaled_faster(x, a):
-    """The same in half the time. WRONG on purpose."""
+    """The same, and much faster. WRONG on purpose."""
     y = torch.empty_like(x)
     n = x.numel()
     programs = triton.cdiv(x.nbytes, 4 * BLOCK)
