@@ -92,6 +92,9 @@ def curves(
     x_axis = x if isinstance(x, Axis) else _titled(x, log, xs)
     titles = y if isinstance(y, list) else []
     y_axis = y if isinstance(y, Axis) else _titled(titles[0] if titles else y, log, None)
+    if y_axis.log and not isinstance(y, Axis):
+        heights = [v for drawn in panels.values() for curve in drawn for v in curve.y if v]
+        y_axis = replace(y_axis, ticks=_powers(heights))
     data, numbers = [], {}
     sources = source if isinstance(source, list) else [source] * len(panels)
     for i, (option, drawn) in enumerate(panels.items()):
@@ -124,8 +127,17 @@ def _titled(title: str, log: bool, lengths: list | None) -> Axis:
         marks = {n: style.length(n) for n in _apart(sorted(set(lengths)))}
         return Axis(title, True, marks, text=style.length)
     if log:
-        return Axis(title, True, {10.0**e: _decade(e) for e in range(-9, 10)})
+        return Axis(title, True)
     return Axis(title, zero=lengths is None)
+
+
+def _powers(values: list) -> dict:
+    """Ticks of a logarithmic axis: powers of 10, and 2 and 5 times those where there were few."""
+    decades = {10.0**e: _decade(e) for e in range(-9, 10)}
+    if not values or max(values) > 100 * min(values):
+        return decades
+    between = (m * 10.0**e for e in range(-3, 4) for m in (2, 5))
+    return decades | {float(f"{tick:.1g}"): style.number(tick) for tick in between}
 
 
 def _trace(curve: Curve, panel: int, dash=None, width: float = 2, short: bool = False) -> dict:

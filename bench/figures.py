@@ -71,7 +71,10 @@ if (!window.bookSwitch) {
     plot.setAttribute("aria-label", plot.layout.meta.alts[choice.join(",")] || "");
     const title = (plot.layout.meta.y || {})[choice.join(",")];
     const axis = title ? { "yaxis.title.text": title } : {};
-    window.Plotly.update(plot, { visible: plot.data.map(fits) }, axis);
+    const visible = plot.data.map(fits);
+    const center = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
+    axis.annotations = visible.includes(true) ? [] : [{ ...center, text: "not measured" }];
+    window.Plotly.update(plot, { visible }, axis);
     for (const numbers of figure.querySelectorAll("[data-choice]")) {
       numbers.hidden = numbers.dataset.choice !== choice.join(",");
     }

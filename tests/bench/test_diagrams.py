@@ -208,3 +208,13 @@ def test_steps_become_contenders_once(monkeypatch):
     x = torch.zeros(1, 1, small.BLOCK_N + 1, 16)
     with pytest.raises(ValueError, match="a multiple of 64, not 65"):
         contenders.get("step-normalized").forward(x, x, x, causal=False)
+
+
+@pytest.mark.parametrize("highest, there", [(0.05, True), (5.0, False)])
+def test_a_logarithmic_axis_of_few_decades_has_ticks_between_them(highest, there):
+    curve = diagrams.Curve("time", [1, 2], [0.004, highest], "book")
+    drawn = diagrams.curves(
+        {"one": [curve]}, x="N", y="ms", log=True, switch="Show", alts=["time"], source="drawn"
+    )
+    ticks = drawn.layout["yaxis"]["ticktext"]
+    assert "0.01" in ticks and ("0.02" in ticks) == there
