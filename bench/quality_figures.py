@@ -8,6 +8,7 @@ from .figures import Figure, by_gpu
 from .quality import HEADS, HYBRID, MIXERS, SOFTMAX_FIRST
 from .studies import Study
 from .studies.quality import unpacked
+from .studies.quality_lengths import RIVALS
 
 NAMES = {
     "softmax": "softmax attention",
@@ -181,12 +182,12 @@ def learning(shown: list[Study], task: str = "text", exam: str = "text") -> Figu
     return by_gpu(shown, lambda study: _learning(study, task, exam))
 
 
-def curves_of(study: Study, **wanted) -> dict[str, list[list[tuple]]]:
-    """For each mixer and seed the points (steps, seconds, bits) on the way."""
+def curves_of(study: Study, column: str = "bits", **wanted) -> dict[str, list[list[tuple]]]:
+    """For each mixer and seed the points (steps, seconds, bits or `accuracy`) on the way."""
     found = {}
     for r in study.select(what="curve", status="ok", **wanted):
-        steps, bits = unpacked(r["step_s"]), unpacked(r["bits_s"])
-        points = [(s, s * r["step_ms"] / 1e3, b) for s, b in zip(steps, bits, strict=True)]
+        steps, values = unpacked(r["step_s"]), unpacked(r[f"{column}_s"])
+        points = [(s, s * r["step_ms"] / 1e3, x) for s, x in zip(steps, values, strict=True)]
         found.setdefault(r["mixer"], []).append(points)
     return found
 
@@ -295,45 +296,70 @@ def equal_time(study: Study, length: int, group: str = "text") -> list[dict]:
 
     Rows of mixer, steps, seconds, and the bits of each seed, between two checkpoints on a line.
     """
-    curves = curves_of(study, group=group, length=length)
+    return _cut(curves_of(study, group=group, length=length), "bits")
+
+
+def _cut(curves: dict, name: str) -> list[dict]:
+    """Rows of mixer, steps, seconds, and what `name` says of each seed after those seconds."""
     if not curves:
         return []
     seconds = min(points[-1][1] for seeds_ in curves.values() for points in seeds_)
     return [
         {
-            "mixer": name,
+            "mixer": mixer,
             "seconds": seconds,
             "steps": _between(seconds, of_seed[0], 0),
-            "bits": [_between(seconds, points, 2) for points in of_seed],
+            name: [_between(seconds, points, 2) for points in of_seed],
         }
-        for name, of_seed in curves.items()
+        for mixer, of_seed in curves.items()
     ]
+
+
+EXAMS = {"recall": "64", "copy": "copy"}  # of equal seconds
+
+
+def cut_trainings(study: Study, length: int = LENGTH) -> tables.Table:
+    """What the mixers of `equal_trainings` had learned when the fastest had made all its steps.
+
+    From trainings of equal steps, each cut between two checkpoints.
+    """
+    at, seconds = {}, []
+    for task, exam in EXAMS.items():
+        curves = curves_of(study, "accuracy", group=task, exam=exam, length=length)
+        rows = _cut({m: curves[m] for m in RIVALS if m in curves}, "accuracy")
+        at |= {
+            (r["mixer"], task): [f"{r['steps']:.0f}", cell(_percent(r["accuracy"]))] for r in rows
+        }
+        seconds += [f"{task} {style.number(r['seconds'])} s" for r in rows[:1]]
+    return _by_task(at, "Trainings of equal steps, cut", seconds, study)
+
+
+def _by_task(at: dict, title: str, seconds: list[str], study: Study) -> tables.Table:
+    """A row for each mixer; `at` maps mixer and task to a number of steps and what was right."""
+    body = [
+        [NAMES[m], *(x for task in EXAMS for x in at.get((m, task), ["–", "–"]))]
+        for m in NAMES
+        if any((m, task) in at for task in EXAMS)
+    ]
+    took = f"{title}: {', '.join(seconds)}" if seconds else "Not in this record yet"
+    columns = ["mixer", "recall, steps", "64 pairs [%]", "copy, steps", "copied [%]"]
+    caption = f"{took}; mean of three seeds (least–most); {study.line}."
+    return tables.Table(columns, body, caption, words=("mixer",))
 
 
 def equal_trainings(study: Study, length: int = LENGTH) -> tables.Table:
     """Recall and copying where each mixer had the same seconds, in trainings of their own."""
-    exams = {"recall": "64", "copy": "copy"}
-    body = []
-    for name in NAMES:
-        cells = []
-        for task, exam in exams.items():
-            at = {"group": "seconds", "task": task, "mixer": name, "length": length, "exam": exam}
-            steps = seeds(study, "steps", **at)
-            cells += [
-                str(steps[0]) if steps else "–",
-                cell(_percent(seeds(study, "accuracy", **at))),
-            ]
-        if set(cells) != {"–"}:
-            body.append([NAMES[name], *cells])
-    seconds = [
-        f"{task} {style.number(mean([r['steps'] * r['step_ms'] / 1e3 for r in rows]))} s"
-        for task in exams
-        if (rows := study.select(what="trained", group="seconds", task=task, status="ok"))
-    ]
-    took = f"All mixers: {', '.join(seconds)}" if seconds else "Not in this record yet"
-    columns = ["mixer", "recall, steps", "64 pairs [%]", "copy, steps", "copied [%]"]
-    caption = f"{took}; mean of three seeds (least–most); {study.line}."
-    return tables.Table(columns, body, caption, words=("mixer",))
+    at, seconds = {}, []
+    for task, exam in EXAMS.items():
+        wanted = {"group": "seconds", "task": task, "length": length, "exam": exam}
+        rows = study.select(what="trained", status="ok", **wanted)
+        for m in {r["mixer"]: None for r in rows}:
+            right = _percent(seeds(study, "accuracy", mixer=m, **wanted))
+            at[m, task] = [str(seeds(study, "steps", mixer=m, **wanted)[0]), cell(right)]
+        if rows:
+            took = mean([r["steps"] * r["step_ms"] / 1e3 for r in rows])
+            seconds.append(f"{task} {style.number(took)} s")
+    return _by_task(at, "Trainings of equal seconds", seconds, study)
 
 
 def left_out(*found: Study) -> list[str]:

@@ -109,6 +109,24 @@ def test_trainings_of_equal_seconds(study):
     assert "recall 1.4 s, copy 2 s" in table.caption  # of 2 ms a step
 
 
+def test_trainings_are_cut_where_the_fastest_has_made_its_steps():
+    rows = [
+        row("curve", group, name, exam, seed, 0.0, step_ms=ms, step_s="50 100",
+            accuracy_s=f"{0.2 + 0.1 * seed} {0.6 + 0.1 * seed}")
+        for name, ms in (("elu", 2.0), ("Taylor", 8 / 3), ("exp", 1.0))  # exp is not compared
+        for group, exam in (("recall", "64"), ("recall", "4"), ("copy", "copy"))
+        for seed in (0, 1)
+        if (name, group) != ("Taylor", "copy")
+    ]  # fmt: skip
+    table = figures.cut_trainings(studies.Study("quality", GPU, rows))
+    assert table.rows == [
+        ["elu + 1", "100", "65 (60–70)", "100", "65 (60–70)"],
+        ["Taylor", "75", "45 (40–50)", "–", "–"],  # between two checkpoints
+    ]
+    assert "cut: recall 0.2 s, copy 0.2 s" in table.caption  # 100 steps of elu
+    assert figures.cut_trainings(studies.Study("quality", GPU, [rows[-1]])).rows == []
+
+
 def test_what_no_study_has_is_named(study):
     (named,) = figures.left_out(study)
     assert named.startswith("text, exp,")
