@@ -268,4 +268,5 @@ def _words(row: dict, causal: bool) -> str:
     if known:
         return "both state passes" if len(known) > 1 else known[0].name
     name = row["kernel"].split("::")[-1]
-    return {"combine_kernel": "adding parts"}.get(name, name if len(name) < 20 else "PyTorch")
+    small = {"combine_kernel": "adding parts", "mean_kernel": "the mean c"}
+    return small.get(name, name if len(name) < 20 else "PyTorch")
