@@ -68,13 +68,14 @@ if (!window.bookSwitch) {
     const plot = figure.querySelector(".book-plotly");
     const choice = [...figure.querySelectorAll(".book-switch select")].map((s) => s.value);
     const fits = (t) => t.meta.every((m, i) => m === null || String(m) === choice[i]);
-    plot.setAttribute("aria-label", plot.layout.meta.alts[choice.join(",")] || "");
+    const alt = plot.layout.meta.alts[choice.join(",")] || "";
+    plot.setAttribute("aria-label", alt);
     const title = (plot.layout.meta.y || {})[choice.join(",")];
     const axis = title ? { "yaxis.title.text": title } : {};
-    const visible = plot.data.map(fits);
-    const center = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
-    axis.annotations = visible.includes(true) ? [] : [{ ...center, text: "not measured" }];
-    window.Plotly.update(plot, { visible }, axis);
+    const middle = { xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false };
+    const empty = alt.endsWith(": not measured.");
+    axis.annotations = empty ? [{ ...middle, text: "not measured" }] : [];
+    window.Plotly.update(plot, { visible: plot.data.map(fits) }, axis);
     for (const numbers of figure.querySelectorAll("[data-choice]")) {
       numbers.hidden = numbers.dataset.choice !== choice.join(",");
     }

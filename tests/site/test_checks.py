@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import checks
+import plotly
 import pytest
 from conftest import serve
+
+from bench import figures
 
 HEAD = (
     '<!doctype html><html lang="en" data-theme="{theme}"><head><title>T</title>'
@@ -211,3 +214,22 @@ def test_a_late_paint_is_found(page, tmp_path):
         paints[name] = checks.first_paint(page)
     server.shutdown()
     assert paints["quick"] < checks.FIRST_PAINT_MS < paints["slow"]
+
+
+def test_a_choice_without_curves_says_that_it_was_not_measured(page):
+    trace = {"type": "scatter", "x": [1, 2], "y": [1, 2], "meta": [0], "visible": True}
+    shared = trace | {"meta": [None]}  # drawn whatever is chosen
+    alts = {"0": "A GPU: time by length.", "1": "A GPU: not measured."}
+    switch = figures.Switch("Batch", ["B = 8", "B = 64"])
+    figure = figures.Figure([trace, shared], {"height": 300}, alts, [switch])
+    write(page, figure.html())
+    page.add_script_tag(path=Path(plotly.__file__).parent / "package_data/plotly.min.js")
+    page.evaluate(
+        "() => { const plot = document.querySelector('.book-plotly');"
+        "const spec = JSON.parse(plot.querySelector('script').textContent);"
+        "return Plotly.newPlot(plot, spec.data, spec.layout).then(() => null); }"
+    )
+    for choice, said in (("B = 64", ["not measured"]), ("B = 8", [])):
+        page.select_option("select", label=choice)
+        page.wait_for_timeout(200)
+        assert page.locator(".annotation-text").all_text_contents() == said
