@@ -17,31 +17,43 @@ WORKS = {"forward": "forward", "forward+backward": "forward + backward"}
 
 
 def timeline(shown: list[Study], ways: tuple[str, ...]) -> Figure | tables.Table:
-    """Bytes held after each event, a curve for each way; switches choose GPU, order and work."""
+    """Bytes held after each event, a curve for each way; switches choose GPU, N, order and work."""
     return by_gpu(shown, lambda study: _timeline(study, ways))
 
 
 def _timeline(study: Study, ways: tuple[str, ...]) -> Figure:
     data, alts, numbers = [], {}, {}
-    for (o, order), (w, work) in itertools.product(enumerate(ORDERS), enumerate(WORKS)):
-        key, said, body = f"{o},{w}", [], []
+    lengths = _lengths(study)
+    cases = itertools.product(enumerate(lengths), enumerate(ORDERS), enumerate(WORKS))
+    for (n, N), (o, order), (w, work) in cases:
+        key, said, body = f"{n},{o},{w}", [], []
         for way in ways:
-            rows = study.select(way=way, causal=bool(o), work=work, status="ok")
+            rows = study.select(way=way, N=N, causal=bool(o), work=work, status="ok")
             if not rows:
                 continue
             held, label = [r["held_bytes"] / MIB for r in rows], contenders.label(way)
-            data.append(_held(way, held) | {"meta": [o, w], "visible": not (o or w)})
+            data.append(_held(way, held) | {"meta": [n, o, w], "visible": not (n or o or w)})
             said.append(f"{label} {style.number(max(held))} MiB")
             ends = map(style.number, (held[0], max(held), held[-1]))
             body.append([label, *ends, str(len(rows))])
-        alts[key] = f"Largest bytes held, {order}, {WORKS[work]}: {'; '.join(said)}."
+        what = f"N = {style.length(N)}, {order}, {WORKS[work]}"
+        alts[key] = f"Largest bytes held, {what}: {'; '.join(said)}."
         columns = ["", "before [MiB]", "peak [MiB]", "after [MiB]", "events"]
         numbers[key] = tables.Table(columns, body, style.sentence(study.line))
     marks = [m * 10**e for e in range(6) for m in (1, 2, 5)]
     ticks = {"type": "log", "tickvals": marks, "ticktext": [f"{m:,}" for m in marks]}
     layout = EVENTS | {"yaxis": EVENTS["yaxis"] | ticks}
-    switches = [Switch("Order", list(ORDERS)), Switch("Work", list(WORKS.values()))]
+    switches = [
+        Switch("N", [*map(style.length, lengths)]),
+        Switch("Order", list(ORDERS)),
+        Switch("Work", list(WORKS.values())),
+    ]
     return Figure(data, layout, alts, switches, numbers, style.sentence(study.line))
+
+
+def _lengths(study: Study) -> list[int]:
+    """The lengths of a study of the allocator, in its order."""
+    return list(dict.fromkeys(r["N"] for r in study.rows))
 
 
 EVENTS = {
@@ -69,13 +81,14 @@ def _held(way: str, held: list[float]) -> dict:
     }
 
 
-def anew(way: str, N: int, causal: bool, work: str) -> Figure | tables.Table:
+def anew(way: str, N: int, order: str, work: str) -> Figure | tables.Table:
     """The allocator's events of one call that is made now, and what was alive at its peak.
 
     A table with the reason where `way` cannot be called.
     """
     contender, device = contenders.get(way), "cuda" if hardware.has_gpu() else "cpu"
     dtype = str(hardware.default_dtype()).removeprefix("torch.")
+    causal = order == ORDERS[1]
     shape = Shape(1, HEADS, N, D, D, dtype, causal)
     about = {"way": way, "causal": causal, "work": work, "N": N, "dtype": dtype}
     reason = contender.available() or contender.refusal(shape)
@@ -84,7 +97,7 @@ def anew(way: str, N: int, causal: bool, work: str) -> Figure | tables.Table:
     except Exception as problem:  # such as a GPU without room for the squares
         reason = runner.one_line(problem)
         runner.free(device)
-    what = f"{contender.label}, N = {style.length(N)}, {style.order(causal)}, {WORKS[work]}"
+    what = f"{contender.label}, N = {style.length(N)}, {order}, {WORKS[work]}"
     if reason:
         return tables.Table(["nothing was measured"], [], f"{what}: {reason}.")
     study = Study("allocator", hardware.provenance(), [about | r for r in rows], live=True)
@@ -92,12 +105,12 @@ def anew(way: str, N: int, causal: bool, work: str) -> Figure | tables.Table:
     ends = [style.number(x) for x in (held[0], max(held), held[-1])]
     alt = f"Bytes held, {what}: {ends[0]} MiB before the call, {ends[1]} at most, {ends[2]} after."
     trace = _held(way, held) | {"meta": [], "visible": True, "showlegend": False}
-    peak = {"0": peak_table(study, way, causal, work)}
+    peak = {"0": peak_table(study, way, N, causal, work)}
     return Figure([trace], EVENTS, {"0": alt}, [], peak, f"{alt} {study.line}.", unfolded=True)
 
 
 def at_the_peak(shown: list[Study], ways: tuple[str, ...]) -> Figure | tables.Table:
-    """The tensors that are held when most is held; switches choose GPU, way, order and work.
+    """The tensors that are held when most is held; switches choose GPU, way, N, order and work.
 
     A bar is a tensor, the largest first; the table says what each is, by its size, and who asked.
     """
@@ -109,10 +122,12 @@ def _at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | None:
     measured = [w for w in ways if study.select(way=w, status="ok")]
     if not measured:
         return None
-    cases = itertools.product(enumerate(measured), enumerate(ORDERS), enumerate(WORKS))
-    for (i, way), (o, order), (w, work) in cases:
-        key, what = f"{i},{o},{w}", f"{contenders.label(way)}, {order}, {WORKS[work]}"
-        numbers[key] = table = peak_table(study, way, bool(o), work)
+    lengths = _lengths(study)
+    options = (measured, lengths, ORDERS, WORKS)
+    for (i, way), (n, N), (o, order), (w, work) in itertools.product(*map(enumerate, options)):
+        key = f"{i},{n},{o},{w}"
+        what = f"{contenders.label(way)}, N = {style.length(N)}, {order}, {WORKS[work]}"
+        numbers[key] = table = peak_table(study, way, N, bool(o), work)
         if not table.rows:
             alts[key] = f"Held at the peak, {what}: not measured."
             continue
@@ -129,8 +144,8 @@ def _at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | None:
                 "hovertemplate": "%{y}, %{text}: %{x:.4g} MiB<extra></extra>",
                 "marker": {"color": style.look(way).color},
                 "showlegend": False,
-                "meta": [i, o, w],
-                "visible": not (i or o or w),
+                "meta": [i, n, o, w],
+                "visible": not (i or n or o or w),
             }
         )
         largest = max(range(1, len(size)), key=size.__getitem__, default=0)
@@ -148,6 +163,7 @@ def _at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | None:
     }
     switches = [
         Switch("Way", [*map(contenders.label, measured)]),
+        Switch("N", [*map(style.length, lengths)]),
         Switch("Order", list(ORDERS)),
         Switch("Work", list(WORKS.values())),
     ]
@@ -171,9 +187,9 @@ def looks_like(nbytes: int, N: int) -> str:
     return known.get(nbytes, f"{style.number(nbytes / q)} times q")
 
 
-def peak_table(study: Study, way: str, causal: bool, work: str) -> tables.Table:
+def peak_table(study: Study, way: str, N: int, causal: bool, work: str) -> tables.Table:
     """The tensors that were held when most was held, the largest first, in MiB."""
-    rows = study.select(way=way, causal=causal, work=work, status="ok")
+    rows = study.select(way=way, N=N, causal=causal, work=work, status="ok")
     columns = ["held", "by its size", "MiB", "asked for by"]
     if not rows:
         return tables.Table(columns, [], f"Nothing was measured; {study.line}.")
@@ -196,7 +212,7 @@ def peak_table(study: Study, way: str, causal: bool, work: str) -> tables.Table:
     if rest:
         total = style.number(sum(r["bytes"] for r in rest) / MIB, 4)
         body.append(["the rest", f"{len(rest)} more", total, "–"])
-    what = f"{contenders.label(way)}, {style.order(causal)}, {WORKS[work]}"
+    what = f"{contenders.label(way)}, N = {style.length(N)}, {style.order(causal)}, {WORKS[work]}"
     caption = f"{what}, when most was held; {study.line}."
     return tables.Table(columns, body, caption, words=("by its size", "asked for by"))
 

@@ -14,6 +14,8 @@ from .figures import CONFIG, _layout, _line, names_of, notebook_loader
 from .results import STEADY, Record
 from .studies import Study
 
+AT = ("batch", "heads", "D", "order", "dtype", "work")  # what a ratio is for, beside N
+
 SCRIPT = """
 (() => {
   const root = document.currentScript.parentElement;
@@ -33,7 +35,7 @@ SCRIPT = """
 
   function update() {
     const [first, second] = [value("first"), value("second")];
-    const at = ["batch", "order", "work"].map(value);
+    const at = given.at.map(value);
     const twice = first === second;
     const [x, y, race] = twice ? [[], [], ""]
       : ratios(first, second, value("gpu"), at.join("|"));
@@ -43,7 +45,8 @@ SCRIPT = """
       : `${short(y[0])} at N = ${length(x[0])}`
         + (last ? `, ${short(y[last])} at N = ${length(x[last])}` : "") + ` (${race})`;
     const gpu = given.gpus[value("gpu")];
-    const where = `B = ${at[0]}, ${at[1]}, ${at[2].replace("+", " + ")}`;
+    const where = `B = ${at[0]}, H = ${at[1]}, D = ${at[2]}, ${at[3]}, ${at[4]}, `
+      + at[5].replace("+", " + ");
     const text = `${gpu}: Time of ${what}, ${where}: ${said}.`;
     const plot = root.querySelector(".book-plotly");
     plot.setAttribute("aria-label", text);
@@ -81,28 +84,31 @@ class AnyTwo:
         keys = [key.split("|") for s in self.sources for key in s["times"]]
         known = [n for n in contenders.names() if any(k[0] == n for k in keys)]
         self.names = list(dict.fromkeys([*known, *(k[0] for k in keys)]))
-        self.batches = sorted({int(k[1]) for k in keys}, reverse=True)
-        self.orders = [o for o in map(style.order, (False, True)) if any(k[2] == o for k in keys)]
-        self.works = sorted({k[3] for k in keys})
+        self.at = [list(dict.fromkeys(k[i] for k in keys)) for i in range(1, 1 + len(AT))]
 
     def choices(self) -> dict[str, list[tuple]]:
         """For each control its label and its options, (value, text); the first shows first."""
         labels = [(n, contenders.label(n)) for n in self.names]
         slow = next((n for n in ("sdpa-cudnn", "sdpa-flash") if n in self.names), self.names[-1])
         second = sorted(labels, key=lambda option: option[0] != slow)
+        batches, heads, sizes = (sorted(map(int, found)) for found in self.at[:3])
+        orders, dtypes, works = self.at[3:]
         return {
             "first": ("First", labels),
             "second": ("Second", second),
             "gpu": ("GPU", [*enumerate(self.gpus)]),
-            "batch": ("Batch", [(b, f"B = {b}") for b in self.batches]),
-            "order": ("Order", [(o, o) for o in self.orders]),
-            "work": ("Work", [(w, style.work_name(w)) for w in self.works]),
+            "batch": ("Batch", [(b, f"B = {b}") for b in batches[::-1]]),
+            "heads": ("Heads", [(h, f"H = {h}") for h in heads]),
+            "D": ("D", [(d, str(d)) for d in sizes]),
+            "order": ("Order", [(o, o) for o in sorted(orders)]),
+            "dtype": ("dtype", [(d, d) for d in dtypes]),
+            "work": ("Work", [(w, style.work_name(w)) for w in sorted(works)]),
         }
 
     def ratios(self, first: str, second: str, gpu: int, *at) -> tuple[list, list, str]:
         """(lengths, time of the second over that of the first, which race); empty if there is none.
 
-        `at` are batch, order and work, as in `choices`.
+        `at` is a value of each of AT, as in `choices`.
         """
         end = "|".join(map(str, at))
         for source in self.sources:
@@ -115,14 +121,16 @@ class AnyTwo:
     def alt(self) -> str:
         """What shows first, in the words of the script."""
         chosen = [options[0] for _, options in self.choices().values()]
-        (first, a), (second, b), (gpu, name), (B, _), (order, _), (work, words) = chosen
-        x, y, race = self.ratios(first, second, gpu, B, order, work)
+        (first, a), (second, b), (gpu, name), *at = chosen
+        B, H, D, order, dtype, _ = (value for value, _ in at)
+        x, y, race = self.ratios(first, second, gpu, *(value for value, _ in at))
         said = "choose another one" if first == second else "not measured"
         if x:
             ends = dict.fromkeys((0, len(x) - 1))
             said = ", ".join(f"{style.number(y[i])} at N = {style.length(x[i])}" for i in ends)
             said += f" ({race})"
-        return f"{name}: Time of {b} / {a}, B = {B}, {order}, {words}: {said}."
+        where = f"B = {B}, H = {H}, D = {D}, {order}, {dtype}, {at[-1][1]}"
+        return f"{name}: Time of {b} / {a}, {where}: {said}."
 
     def spec(self) -> dict:
         """{"data", "layout", "config"} of what shows first."""
@@ -146,6 +154,7 @@ class AnyTwo:
         if not self.names:
             return f"<p>{self}</p>"
         given = {
+            "at": AT,
             "gpus": self.gpus,
             "labels": {n: contenders.label(n) for n in self.names},
             "looks": {n: _look(n) for n in self.names},
@@ -154,7 +163,7 @@ class AnyTwo:
         safe = [
             json.dumps(x, separators=(",", ":")).replace("</", "<\\/") for x in (given, self.spec())
         ]
-        controls = "".join(_select(n, *c) for n, c in self.choices().items())
+        controls = "".join(select(n, *c) for n, c in self.choices().items())
         lines = [one.line for one in (*self.records, *self.fields)]
         alt = html.escape(self.alt())
         return (
@@ -170,12 +179,14 @@ class AnyTwo:
 
 
 def _times(rows) -> dict[str, dict[int, float]]:
-    """{"name|batch|order|work": {N: ms}} of the rows with these names that are steady."""
+    """{"name|…": {N: ms}} of the rows that are steady, with a value of each of AT."""
     found: dict[str, dict[int, float]] = {}
     steady = [r for r in rows if r.get("p80_ms", 1.0) <= STEADY * r.get("p20_ms", 1.0)]
     for r in sorted(steady, key=lambda r: r["N"]):
-        key = f"{r['contender']}|{r['B']}|{style.order(r['causal'])}|{r['work']}"
-        found.setdefault(key, {})[r["N"]] = float(f"{r['median_ms']:.5g}")
+        shape = r["B"], r["H"], r["D"], style.order(r["causal"]), r["dtype"], r["work"]
+        found.setdefault("|".join(map(str, (r["contender"], *shape))), {})[r["N"]] = float(
+            f"{r['median_ms']:.5g}"
+        )
     return found
 
 
@@ -184,7 +195,7 @@ def _look(name: str) -> dict:
     return {"color": look.color, "dash": look.dash, "symbol": look.symbol}
 
 
-def _select(name: str, label: str, options: list[tuple]) -> str:
+def select(name: str, label: str, options: list[tuple]) -> str:
     """One control; of a single option it stays as a hidden value."""
     body = "".join(
         f'<option value="{html.escape(str(v))}">{html.escape(text)}</option>' for v, text in options

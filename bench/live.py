@@ -42,17 +42,22 @@ def panel(function: Callable, **controls):
 
 
 def race(
-    first: str, second: str, B: int, H: int, N: int, D: int, causal: bool, dtype: str, work: str
-) -> tables.Table:
-    """Two contenders on one shape [B, H, N, D], verified and timed here; what failed says why."""
+    first: str, second: str, batch: int, heads: int, N: int, D: int,
+    order: str, dtype: str, work: str,
+) -> tables.Table:  # fmt: skip
+    """Two contenders on one shape [batch, heads, N, D], verified and timed here.
+
+    What failed says why.
+    """
+    causal = order == style.order(True)
     pair = tuple(dict.fromkeys((first, second)))
-    one = {"batches": (B,), "lengths": (N,), "orders": (causal,), "works": (work,)}
-    size = {"heads": H, "head_dim": D, "dtype": dtype, "sampling": timing.QUICK}
+    one = {"batches": (batch,), "lengths": (N,), "orders": (causal,), "works": (work,)}
+    size = {"heads": heads, "head_dim": D, "dtype": dtype, "sampling": timing.QUICK}
     found = runner.run(runner.Plan(pair, **one, **size), command="lab 4")
     why = {m.contender: m.reason for m in found.measurements if not m.ok}
     raced = {m.contender for m in found.measurements}
-    lacking = f"it has no {style.order(causal)} form"
+    lacking = f"it has no {order} form"
     why |= {name: lacking for name in pair if name not in raced}
-    table = tables.times(found, B=B, causal=causal, work=work)
+    table = tables.times(found, B=batch, causal=causal, work=work)
     said = "".join(f" {contenders.label(name)}: {reason}." for name, reason in why.items())
     return replace(table, caption=table.caption + said)

@@ -1,13 +1,18 @@
 """Attention maps of small models that are trained here: softmax and linear, on three tasks.
 
-Rows of kind "trained" have a model's loss and accuracy; rows of kind "map" the weights of one head
-on one text as a string of 8-bit numbers in base 64, row by row, 255 for the largest weight of the
-map; rows of kind "state" the same for |S| of a head of a linear mixer after some tokens. A row of
-kind "text" says which text was read: its bytes, and a hash of them.
+Rows of kind "trained" have a model's loss and accuracy, for each number of steps; rows of kind
+"head" the queries and keys of a head of it on one text, from which a page computes its weights with
+any mask and temperature. Of the model that was trained longest, rows of kind "map" say the entropy
+and rank of these weights, and rows of kind "state" have |S| of a head of a linear mixer after some
+tokens, as a string of 8-bit numbers in base 64, row by row, 255 for the largest. Older records have
+the weights themselves in the same form, in "map", and no "head". A row of kind "text" says which
+text was read: its bytes, and a hash of them.
 """
 
 import base64
+import sys
 import time
+from array import array
 
 import torch
 
@@ -21,12 +26,13 @@ KIND = "kind"
 COLUMNS = {
     "text": "status reason | bytes sha256",
     "trained": "task mixer status reason | steps seconds accuracy parameters",
-    "map": "task mixer status reason | layer head view tokens size largest entropy_bits rank map",
+    "head": "task mixer status reason | steps layer head tokens size width q k q_largest k_largest",
+    "map": "task mixer status reason | layer head view tokens size largest entropy_bits rank map?",
     "state": "task mixer status reason | after size largest rank map",
 }
 
-KINDS = (tiny.SOFTMAX, "elu", "exp")
-STEPS, QUICK_STEPS = 700, 120
+KINDS = (tiny.SOFTMAX, "elu", "exp", "relu")
+STEPS, QUICK_STEPS = (50, 150, 700), (50, 150)
 SHOWN = 32  # tokens of a map
 VIEWS = {
     "causal": {},
@@ -47,8 +53,9 @@ def measure(quick: bool, say) -> list[dict]:
             about = {"task": task.name, "mixer": kind}
             try:
                 rows += [about | row for row in trained(task, kind, quick)]
-                fact = next(r for r in rows[::-1] if r["kind"] == "trained")
-                say(f"{task.name}, {kind}: accuracy {fact['accuracy']:.2f}")
+                right = [f"{r['accuracy']:.2f}" for r in rows if about.items() <= r.items()
+                         and r["kind"] == "trained"]  # fmt: skip
+                say(f"{task.name}, {kind}: accuracy {', '.join(right)}")
             except Exception as problem:
                 reason = one_line(problem)
                 rows.append(about | {"kind": "trained", "status": "failed", "reason": reason})
@@ -57,19 +64,37 @@ def measure(quick: bool, say) -> list[dict]:
 
 
 def trained(task, kind: str, quick: bool) -> list[dict]:
-    """The facts of one model, its maps, and the state of its last layer as it fills."""
-    steps = QUICK_STEPS if quick else STEPS
-    begin = time.perf_counter()
-    model, fact = tiny.train(task, kind, steps, DEVICE)
-    seconds = time.perf_counter() - begin
-    ok = {"status": "ok", "reason": None}
-    rows = [{"kind": "trained", **ok, "steps": steps, "seconds": seconds, **fact}]
-
-    tokens = shown(task, DEVICE)
-    rows += maps(task, model, tokens, kind, VIEWS)
+    """The facts and heads of models by their steps; of the last the weights and a state."""
+    ok, rows = {"status": "ok", "reason": None}, []
+    for steps in QUICK_STEPS if quick else STEPS:
+        begin = time.perf_counter()
+        model, fact = tiny.train(task, kind, steps, DEVICE)
+        seconds = time.perf_counter() - begin
+        rows.append({"kind": "trained", **ok, "steps": steps, "seconds": seconds, **fact})
+        tokens = shown(task, DEVICE)
+        rows += [{"kind": "head", **ok, "steps": steps, **r} for r in heads(task, model, tokens)]
+    rows += [row | {"map": None} for row in maps(task, model, tokens, kind, VIEWS)]
     if kind != tiny.SOFTMAX:
         rows += [{"kind": "state", **ok, **row} for row in states(model, tokens, kind)]
     return rows
+
+
+def heads(task, model, tokens) -> list[dict]:
+    """The queries and keys [N, D] of each head on some tokens [1, N], in 16 bits."""
+    words, rows = said(task, tokens), []
+    for layer, pair in enumerate(model.queries_and_keys(tokens), 1):
+        for head in range(pair[0].shape[1]):
+            row = {"layer": layer, "head": head + 1, "tokens": words, "size": tokens.shape[1]}
+            for name, x in zip("qk", pair, strict=True):
+                row["width"] = x.shape[-1]
+                row[name], row[f"{name}_largest"] = packed_16(x[0, head].cpu())
+            rows.append(row)
+    return rows
+
+
+def said(task, tokens) -> str:
+    """The tokens [1, N] as words."""
+    return " ".join(task.show(int(t)) for t in tokens[0])
 
 
 def shown(task, device: str):
@@ -80,8 +105,7 @@ def shown(task, device: str):
 
 def maps(task, model, tokens, kind: str, views: dict) -> list[dict]:
     """Rows with the weights of each head on some tokens [1, N]; `views` as VIEWS."""
-    words = " ".join(task.show(int(t)) for t in tokens[0])
-    rows = []
+    words, rows = said(task, tokens), []
     for layer, pair in enumerate(model.queries_and_keys(tokens), 1):
         q, k = (x.cpu() for x in pair)  # hundreds of small maps: a GPU takes longer
         for head in range(q.shape[1]):
@@ -132,3 +156,18 @@ def unpacked(text: str, size: int) -> list[list[int]]:
     if len(flat) % size:
         raise ValueError(f"{len(flat)} numbers are no rows of {size}")
     return [list(flat[i : i + size]) for i in range(0, len(flat), size)]
+
+
+def packed_16(x) -> tuple[str, float]:
+    """A matrix as 16-bit numbers in base 64, lowest byte first, and its largest magnitude."""
+    largest = x.abs().max().clamp_min(1e-30).item()
+    scaled = (32767 / largest * x.double()).round().flatten().to(torch.int16)
+    return base64.b64encode(scaled.numpy().astype("<i2").tobytes()).decode(), largest
+
+
+def unpacked_16(text: str, largest: float, width: int):
+    """The matrix [N, width] in float64."""
+    flat = array("h", base64.b64decode(text))
+    if sys.byteorder == "big":
+        flat.byteswap()
+    return torch.tensor(flat, dtype=torch.float64).unflatten(0, (-1, width)) * (largest / 32767)

@@ -75,8 +75,8 @@ def test_a_way_that_fails_is_a_row(monkeypatch):
     monkeypatch.setattr(allocator, "of_contender", of)
     rows = allocator.measure(True, lambda text: None)
     failed = [r for r in rows if r["status"] == "failed"]
-    assert len(failed) == 4 and {r["reason"] for r in failed} == {"RuntimeError: out of memory"}
-    assert sum(r["status"] == "ok" for r in rows) == 5 * 3 * 4
+    assert len(failed) == 8 and {r["reason"] for r in failed} == {"RuntimeError: out of memory"}
+    assert sum(r["status"] == "ok" for r in rows) == 2 * 5 * 3 * 4
     studies.Study("allocator", GPU, rows)
 
 
@@ -92,36 +92,40 @@ def study():
 def test_the_timeline(study):
     figure = allocator_figures.timeline([study, replace(study, provenance=GPU)], ("eager", "book"))
     figure.plotly()
-    assert [len(s.options) for s in figure.switches] == [2, 2, 2]
+    assert [len(s.options) for s in figure.switches] == [2, 1, 2, 2]
     first = figure.data[0]
     assert first["visible"] and first["x"][0] == 0 and first["x"][-1] == 100
     assert first["y"] == pytest.approx([3, 11, 15, 7, 9], abs=0.01)
     assert "Eager PyTorch, linear 15 MiB" in figure.alt
-    assert figure.numbers["0,0,1"].rows[0][1:4] == ["5", "17", "11"]
+    assert figure.numbers["0,0,0,1"].rows[0][1:4] == ["5", "17", "11"]
     assert isinstance(allocator_figures.timeline([study], ("book",)), tables.Table)
 
 
 def test_what_is_held_at_the_peak(study):
-    table = allocator_figures.peak_table(study, "eager", False, FORWARD)
+    table = allocator_figures.peak_table(study, "eager", 64, False, FORWARD)
     assert table.rows == [
         ["inputs", "and what earlier calls left", "3", "before the call"],
         ["tensor 1", "128 times q", "8", "eager.py:31 causal_attention"],
         ["tensor 2", "64 times q", "4", "from C++"],
     ]
-    assert not allocator_figures.peak_table(study, "book", False, FORWARD).rows
+    assert not allocator_figures.peak_table(study, "book", 64, False, FORWARD).rows
 
 
-def test_the_peak_has_a_switch_for_way_order_and_work(study):
+def test_the_peak_has_a_switch_for_way_length_order_and_work(study):
     rows = [r | {"way": "book", "held_bytes": r["held_bytes"] + MIB} for r in study.rows]
+    rows += [r | {"N": 32} for r in study.rows]
     both = replace(study, rows=[*study.rows, *rows])
     figure = allocator_figures.at_the_peak([both], ("sdpa-math", "eager", "book"))
     figure.plotly()
-    assert [len(s.options) for s in figure.switches] == [2, 2, 2], "what was not measured is no way"
-    assert [t["meta"] for t in figure.data] == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
-    assert figure.data[0]["x"] == [3, 8, 4] and "15 MiB in all" in figure.alts["0,0,0"]
-    assert figure.data[1]["x"][0] == 5 and figure.data[2]["x"][0] == 4
-    assert figure.alts["0,1,0"].endswith("causal, forward: not measured.")
-    assert len(set(figure.alts.values())) == 8
+    assert [len(s.options) for s in figure.switches] == [2, 2, 2, 2], (
+        "what was not measured is no way"
+    )
+    cases = [[0, 0], [0, 1], [1, 0]]  # of way and length; the last way has one length
+    assert [t["meta"] for t in figure.data] == [[*c, 0, w] for c in cases for w in (0, 1)]
+    assert figure.data[0]["x"] == [3, 8, 4] and "15 MiB in all" in figure.alts["0,0,0,0"]
+    assert figure.data[1]["x"][0] == 5 and figure.data[4]["x"][0] == 4
+    assert figure.alts["0,0,1,0"].endswith("causal, forward: not measured.")
+    assert len(set(figure.alts.values())) == 16
     assert isinstance(allocator_figures.at_the_peak([study], ("book",)), tables.Table)
 
 
@@ -129,10 +133,10 @@ def test_the_peak_has_a_switch_of_gpus_too(study):
     gpu = replace(study.provenance, gpu="NVIDIA Larger")
     rows = [r | {"held_bytes": r["held_bytes"] + MIB} for r in study.rows]
     figure = allocator_figures.at_the_peak([study, replace(study, provenance=gpu, rows=rows)], WAYS)
-    assert [s.name for s in figure.switches] == ["GPU", "Way", "Order", "Work"]
-    first, second = (figure.numbers[f"{g},0,0,0"] for g in (0, 1))
+    assert [s.name for s in figure.switches] == ["GPU", "Way", "N", "Order", "Work"]
+    first, second = (figure.numbers[f"{g},0,0,0,0"] for g in (0, 1))
     assert first.rows[0][2] == "3" and second.rows[0][2] == "4"
-    assert "NVIDIA Larger" in figure.alts["1,0,0,0"] and "NVIDIA Larger" in second.caption
+    assert "NVIDIA Larger" in figure.alts["1,0,0,0,0"] and "NVIDIA Larger" in second.caption
     assert figure.unfolded, "the table is what the page speaks of"
 
 
@@ -156,7 +160,7 @@ def test_tensors_are_named_by_their_size(shape, bytes_each, words):
 def test_a_call_is_traced_anew(monkeypatch):
     called = []
     monkeypatch.setattr(allocator, "trace", lambda call: called.append(call()) or TRACE)
-    figure = allocator_figures.anew("eager", 128, True, FORWARD_BACKWARD)
+    figure = allocator_figures.anew("eager", 128, "causal", FORWARD_BACKWARD)
     figure.plotly()
     assert len(called[0]) == 4 and called[0][0].shape == (1, 8, 128, 64)
     assert "causal, forward + backward" in figure.alt and "N = 128" in figure.alt
@@ -168,9 +172,9 @@ def test_a_call_that_cannot_be_made_says_why(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a square")
 
     monkeypatch.setattr(allocator, "trace", fails)
-    table = allocator_figures.anew("eager", 128, False, FORWARD)
+    table = allocator_figures.anew("eager", 128, "bidirectional", FORWARD)
     assert not table.rows and "out of memory" in table.caption
-    assert "left out above" in allocator_figures.anew("loop", 4096, True, FORWARD).caption
+    assert "left out above" in allocator_figures.anew("loop", 4096, "causal", FORWARD).caption
 
 
 def test_memory_and_time_by_chunk_have_axes_of_their_own():

@@ -34,10 +34,14 @@ console.log(JSON.stringify(told));
 """
 
 
+AT = (8, 8, 64, "bidirectional", "bfloat16", FORWARD)  # what is asked for, as any_two.AT
+REST = {"H": 8, "D": 64, "dtype": "bfloat16"}
+
+
 @pytest.fixture
 def field(record):
     """The whole field on the same GPU: two lengths, and a contender that the record lacks."""
-    row = {"B": 8, "causal": False, "work": FORWARD, "status": "ok"}
+    row = {"B": 8, "causal": False, "work": FORWARD, "status": "ok", **REST}
     times = {"book": (1.0, 2.0), "flash-bla": (3.0, 8.0), "loop": (None, 5.0)}
     rows = [
         row | {"contender": name, "N": n, "median_ms": ms}
@@ -53,8 +57,13 @@ def test_what_shows_first_is_a_valid_figure_and_loads_nothing(record, field):
     figure = AnyTwo([record], [field])
     go.Figure(figure.spec()["data"], figure.spec()["layout"])
     page = figure._repr_html_()
-    assert "http" not in page and page.count("<label hidden") == 1  # of one GPU
-    assert "Time of SDPA cuDNN / This book (Triton), B = 8" in repr(figure)
+    assert (
+        "http" not in page and page.count("<label hidden") == 4
+    )  # of one GPU, and one H, D and dtype
+    assert (
+        "Time of SDPA cuDNN / This book (Triton), B = 8, H = 8, D = 64, bidirectional, bfloat16"
+        in repr(figure)
+    )
     assert AnyTwo([])._repr_html_() == "<p>Nothing was measured.</p>"
 
 
@@ -62,7 +71,7 @@ def test_two_are_divided_as_their_names_say(record):
     figure, shape = AnyTwo([record]), {"B": 8, "causal": False, "work": FORWARD}
     assert set(figure.names) == set(record.contenders())
     for first, second in product(figure.names, figure.names):
-        x, y, _ = figure.ratios(first, second, 0, 8, "bidirectional", FORWARD)
+        x, y, _ = figure.ratios(first, second, 0, *AT)
         assert len(x) == (2 if "sdpa-flash" in (first, second) else 3)
         for n, ratio in zip(x, y, strict=True):
             ms = [record.one(contender=c, N=n, **shape).median_ms for c in (first, second)]
@@ -70,7 +79,7 @@ def test_two_are_divided_as_their_names_say(record):
 
 
 def test_both_times_are_of_one_race(record, field):
-    at = (0, 8, "bidirectional", FORWARD)
+    at = (0, *AT)
     figure = AnyTwo([record], [field])
     assert {"flash-bla", "loop"} < set(figure.names)
     assert figure.ratios("book", "flash-bla", *at) == (
@@ -82,7 +91,7 @@ def test_both_times_are_of_one_race(record, field):
 
 
 def test_no_ratio_is_of_unsteady_times(record, shake):
-    case = ("book", "eager", 0, 8, "bidirectional", FORWARD)
+    case = ("book", "eager", 0, *AT)
     assert AnyTwo([record]).ratios(*case)[0]
     for who in case[:2]:
         assert AnyTwo([shake(record, who)]).ratios(*case) == ([], [], "")
@@ -93,8 +102,8 @@ def test_a_field_of_another_gpu_is_left_out(record, make_record, field):
     other = make_record(gpu="Another")
     assert "loop" not in AnyTwo([other], [field]).names
     figure = AnyTwo([other, record], [field])
-    assert figure.ratios("book", "loop", 1, 8, "bidirectional", FORWARD)[1] == [2.5]
-    assert figure.ratios("book", "loop", 0, 8, "bidirectional", FORWARD)[1] == []
+    assert figure.ratios("book", "loop", 1, *AT)[1] == [2.5]
+    assert figure.ratios("book", "loop", 0, *AT)[1] == []
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")

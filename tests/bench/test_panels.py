@@ -21,9 +21,9 @@ LABS = Path(__file__).resolve().parents[2] / "chapters/labs"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n((?:^:[^\n]*\n)*)(.*?)^```$", re.S | re.M)
 TRACE = [{"action": "alloc", "size": 2**20, "frames": []}]
 CONTROLS = {
-    "attention_visualization": "task mixer steps temperature causal",
-    "memory_profiling": "way N causal work",
-    "benchmark_comparison": "first second B H N D causal dtype work",
+    "attention_visualization": "task mixer steps mask temperature",
+    "memory_profiling": "way N order work",
+    "benchmark_comparison": "first second batch heads N D order dtype work",
 }
 
 

@@ -92,6 +92,12 @@ def test_a_map_survives_packing():
         attention_maps.unpacked(attention_maps.packed(x), 3)
 
 
+def test_queries_and_keys_survive_packing():
+    x = torch.tensor([[0.0, 0.5, -3.0], [1.0, 0.25, 2e-5]])
+    found = attention_maps.unpacked_16(*attention_maps.packed_16(x), 3)
+    assert torch.allclose(found, x.double(), atol=3.0 / 65534)
+
+
 def test_the_study_gives_rows_that_a_study_can_hold(monkeypatch):
     monkeypatch.setattr(attention_maps, "DEVICE", "cpu")
     monkeypatch.setattr(attention_maps, "KINDS", (tiny.SOFTMAX, "elu"))
@@ -104,11 +110,19 @@ def test_the_study_gives_rows_that_a_study_can_hold(monkeypatch):
     assert all(r["status"] == "ok" for r in rows), [r["reason"] for r in rows]
     study = studies.Study("attention-maps", hardware.Provenance("", "", "", "", "", ""), rows)
     maps = study.select(kind="map", task="copy", mixer="elu")
-    assert len(maps) == 2 * 2 * len(attention_maps.VIEWS)
-    for row in maps:
-        cells = attention_maps.unpacked(row["map"], row["size"])
-        above = [cells[i][j] for i in range(12) for j in range(i + 1, 12)]
-        assert (sum(above) == 0) == (row["view"] != "no mask")
+    assert len(maps) == 2 * 2 * len(attention_maps.VIEWS) and not any(r["map"] for r in maps)
+    assert not studies.misfits("attention-maps", rows)
+    for row in maps:  # its numbers are those of the queries and keys
+        place = {
+            "layer": row["layer"],
+            "head": row["head"],
+            "steps": attention_maps.QUICK_STEPS[-1],
+        }
+        head = study.one(kind="head", task="copy", mixer="elu", **place)
+        q, k = (attention_maps.unpacked_16(head[n], head[f"{n}_largest"], 32) for n in "qk")
+        w = tiny.weights(q, k, "elu", **attention_maps.VIEWS[row["view"]])
+        assert tiny.entropy(w) == pytest.approx(row["entropy_bits"], rel=1e-3)
+        assert tiny.effective_rank(w) == pytest.approx(row["rank"], rel=1e-3)
     assert [r["after"] for r in study.select(kind="state", task="text")] == [1, 2, 4, 8, 12]
 
 
@@ -119,4 +133,4 @@ def test_a_model_that_fails_is_a_row(monkeypatch):
     monkeypatch.setattr(tiny, "train", fail)
     text, *rows = attention_maps.measure(True, lambda text: None)
     assert text["sha256"] == tiny.fingerprint() and text["bytes"] == len(tiny.text())
-    assert len(rows) == 9 and all(r["reason"] == "RuntimeError: no GPU" for r in rows)
+    assert len(rows) == 12 and all(r["reason"] == "RuntimeError: no GPU" for r in rows)

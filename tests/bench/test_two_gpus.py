@@ -91,11 +91,12 @@ def test_any_two_are_compared_on_either(session):
     figure = any_two.AnyTwo(session.records)
     names = ["NVIDIA H100 80GB HBM3 (recorded)", "NVIDIA H200 (recorded)"]
     assert figure.choices()["gpu"] == ("GPU", [*enumerate(names)])
-    case = 8, "bidirectional", "forward"
+    case = 8, 8, 64, "bidirectional", "bfloat16", "forward"
     first, second = (figure.ratios("book", "sdpa-cudnn", gpu, *case)[1] for gpu in (0, 1))
     assert second == pytest.approx([1.4 * ratio for ratio in first], rel=1e-3)
     page = figure._repr_html_()
-    assert page.count("<label hidden") == 0 and all(name in page for name in names)
+    assert page.count("<label hidden") == 3  # one H, D and dtype
+    assert all(name in page for name in names)
 
 
 def test_what_sped_up_says_what_binds(session):

@@ -254,3 +254,33 @@ def test_failed_ideas_have_the_failed_claims(site):
     failed = [row for row in every if row.td.get_text().startswith("Did not hold")]
     shown = soup(site, "what_did_not_work").select("table.book-claims tbody tr")
     assert len(shown) == len(failed) > 0
+
+
+def uncontrolled(shown: BeautifulSoup) -> set[str]:
+    """What the panel of a lab offers in a notebook and the page's likest figure does not.
+
+    A control of one choice is hidden and counts; N may be an axis.
+    """
+    (note,) = shown.find_all("p", string=re.compile("controls stand here"))
+    names = {n.strip().lower() for n in note.string.rpartition(": ")[2].rstrip(".").split(",")}
+    figures = (
+        {label.find(string=True).split(":")[0].strip().lower() for label in f.select("label")}
+        for f in shown.select(".book-figure")
+    )
+    return min((names - {"n"} - labels for labels in figures), key=len)
+
+
+@pytest.mark.parametrize(
+    "lab", ["attention_visualization", "memory_profiling", "benchmark_comparison"]
+)
+def test_a_page_has_the_controls_of_its_panel(site, lab):
+    assert not uncontrolled(soup(site, f"labs/{lab}"))
+
+
+def test_a_control_of_a_panel_alone_is_found():
+    note = "<p>In the notebook of this page, on a GPU, controls stand here: way, N, order.</p>"
+    figure = '<div class="book-figure"><label>Way <select></select></label>{}</div>'
+    order = "<label hidden>Order <select></select></label>"
+    whole = BeautifulSoup(note + figure.format(order), "html.parser")
+    assert not uncontrolled(whole)
+    assert uncontrolled(BeautifulSoup(note + figure.format(""), "html.parser")) == {"order"}
