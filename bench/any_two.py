@@ -2,7 +2,8 @@
 
 A pair for every choice would be thousands of lines, so a self-contained script divides the times
 where a page or a notebook shows them. Both times of a ratio come from one race: that of a record,
-or where it has not both, that of the whole field (the study `contenders`) on the same GPU.
+or where it has not both, that of a study on the same GPU: the whole field (`contenders`), or other
+heads, sizes and dtypes (`shapes`).
 """
 
 import html
@@ -14,6 +15,10 @@ from .figures import CONFIG, _layout, _line, names_of, notebook_loader
 from .results import STEADY, Record
 from .studies import Study
 
+RACES = {
+    "contenders": "the race of the whole field",
+    "shapes": "a race of a few, one of heads, D and dtype changed",
+}
 AT = ("batch", "heads", "D", "order", "dtype", "work")  # what a ratio is for, beside N
 
 SCRIPT = """
@@ -64,7 +69,7 @@ SCRIPT = """
 
 @dataclass
 class AnyTwo:
-    """Races of the same few contenders, by length, and with `fields` those of everybody."""
+    """Races of the same few contenders, by length, and with `fields` those of studies."""
 
     records: list[Record]
     fields: list[Study] = field(default_factory=list)
@@ -79,7 +84,7 @@ class AnyTwo:
         for study in self.fields:
             gpu, rows = study.provenance.gpu, study.select(status="ok")
             if gpu in at and rows:
-                found = {"gpu": at[gpu], "race": "the race of the whole field"}
+                found = {"gpu": at[gpu], "race": RACES.get(study.study, "a race of its own")}
                 self.sources.append(found | {"times": _times(rows)})
         keys = [key.split("|") for s in self.sources for key in s["times"]]
         known = [n for n in contenders.names() if any(k[0] == n for k in keys)]
@@ -91,13 +96,14 @@ class AnyTwo:
         labels = [(n, contenders.label(n)) for n in self.names]
         slow = next((n for n in ("sdpa-cudnn", "sdpa-flash") if n in self.names), self.names[-1])
         second = sorted(labels, key=lambda option: option[0] != slow)
-        batches, heads, sizes = (sorted(map(int, found)) for found in self.at[:3])
+        batches = sorted(map(int, self.at[0]), reverse=True)
+        heads, sizes = (map(int, found) for found in self.at[1:3])  # that of the records first
         orders, dtypes, works = self.at[3:]
         return {
             "first": ("First", labels),
             "second": ("Second", second),
             "gpu": ("GPU", [*enumerate(self.gpus)]),
-            "batch": ("Batch", [(b, f"B = {b}") for b in batches[::-1]]),
+            "batch": ("Batch", [(b, f"B = {b}") for b in batches]),
             "heads": ("Heads", [(h, f"H = {h}") for h in heads]),
             "D": ("D", [(d, str(d)) for d in sizes]),
             "order": ("Order", [(o, o) for o in sorted(orders)]),

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from bench import allocator_figures, any_two, head_figures, live, map_figures, studies
-from bench.studies import allocator, attention_maps
+from bench.studies import allocator, attention_maps, shapes
 from tests.bench.test_allocator import study as made_up_trace  # noqa: F401
 from tests.bench.test_head_figures import study as made_up_heads  # noqa: F401
 from tests.bench.test_panels import panels
@@ -67,6 +67,10 @@ def test_any_two_of_lab_4(record, monkeypatch):
     assert {*shown} - {"gpu"} == {*panel} - {"N"}, "N is the axis, and there is one GPU to race on"
     for name in any_two.AT:
         assert {value for value, _ in shown[name][1]} <= set(panel[name].options)
+    names = {"heads": "heads", "head_dim": "D", "dtype": "dtype"}
+    for change in shapes.CHANGES:
+        for name, value in change.items():
+            assert value in panel[names[name]].options
 
 
 @pytest.mark.parametrize("function", [map_figures.anew, allocator_figures.anew, live.race])
