@@ -37,7 +37,7 @@ class Plan:
     clock: str = "device"  # of timing.CLOCKS
 
     def shapes(self) -> list[Shape]:
-        """All shapes, the cheap ones first, so that an interrupted run has whole rows."""
+        """All shapes, length by length: an interrupted run has whole rows."""
         return [
             Shape(B, self.heads, N, self.head_dim, self.head_dim, self.dtype, causal)
             for N in self.lengths

@@ -98,6 +98,9 @@ def test_every_plan_has_the_book_and_what_it_is_compared_with():
     assert all("fla" in p.contenders[1] for p in full[-3:])
     assert not any(n.startswith("fla") for p in limits.plans(quick=True) for n in p.contenders)
     assert [p.clock for p in full].count("eager") == 1
+    for quick in (False, True):  # a crossover that lacks short lengths is still one
+        (eager,) = (p for p in limits.plans(quick) if p.clock == "eager")
+        assert [s.N for s in eager.shapes()] == sorted((s.N for s in eager.shapes()), reverse=True)
 
 
 @pytest.mark.parametrize(
