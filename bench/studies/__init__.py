@@ -29,6 +29,7 @@ import os
 import pkgutil
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -152,7 +153,10 @@ def run(
     module = _module(name)
     if not hardware.has_gpu():
         raise BenchError(NO_GPU)
-    rows = [_finite(row, say) for row in module.measure(quick, say, **options)]
+    with warnings.catch_warnings():
+        # said where the first product of a process is one of a backward pass, and mended there
+        warnings.filterwarnings("ignore", "Attempting to run cuBLAS")
+        rows = [_finite(row, say) for row in module.measure(quick, say, **options)]
     for why in misfits(name, rows)[:3]:
         say(f"a row that no page can read: {why}")
     return Study(name, hardware.provenance(command, hardware.busy), rows, live=True)

@@ -1,6 +1,7 @@
 """Studies are recorded and read back, and a damaged or missing one ends in one sentence."""
 
 import dataclasses
+import warnings
 
 import pytest
 
@@ -175,6 +176,23 @@ def test_the_chapters_of_a_build_measure_a_study_once(example, tmp_path, monkeyp
     assert len(measured) == 1 and first.live and second.live
     assert second.rows == [ROWS[0] | {"median_ms": 0.12346}] and second.line == first.line
     assert not studies.recorded("example", tmp_path), "a build leaves no record"
+
+
+def test_what_pytorch_says_of_its_own_threads_does_not_reach_a_page(example, monkeypatch):
+    monkeypatch.setattr(studies.hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(studies.hardware, "provenance", lambda *a: GPU)
+
+    def measure(quick, say):
+        warnings.warn(
+            "Attempting to run cuBLAS, but there was no current CUDA context!", stacklevel=1
+        )
+        warnings.warn("something else", stacklevel=1)
+        return ROWS
+
+    monkeypatch.setattr(studies.import_module("example"), "measure", measure)
+    with pytest.warns(UserWarning) as said:
+        studies.run("example", say=lambda text: None)
+    assert [str(w.message) for w in said] == ["something else"]
 
 
 def test_a_row_that_no_file_can_hold_is_void_and_the_others_are_kept(example, monkeypatch):
