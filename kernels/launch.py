@@ -360,12 +360,12 @@ class Replay:
         """At least `kept` bytes; unless `fresh`, the same for all calls of this stream."""
         size = 1 << (self.kept - 1).bit_length()
         key = self.device, stream, size
-        if fresh or key not in _scratch:
-            made = torch.empty(size, dtype=torch.uint8, device=self.device)
-            if fresh:
-                return made
-            _scratch[key] = made
-        return _scratch[key]
+        found = None if fresh else _scratch.get(key)
+        if found is None:
+            found = torch.empty(size, dtype=torch.uint8, device=self.device)
+            if not fresh:
+                _scratch[key] = found
+        return found
 
 
 def _compiled(compiled, programs, constants, places):

@@ -114,12 +114,8 @@ def _autocast(q, k, v):
 
 def _can_be_replayed(*tensors):
     """Whether kernels run on these, and autograd need not know."""
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if torch.compiler.is_compiling() or not _are_plain(tensors) or _autograd_asks(tensors):
         return False
-    asked = torch.is_grad_enabled()
-    for x in tensors:
-        if type(x) is not torch.Tensor or (asked and x.requires_grad):
-            return False
     return INTERPRETED or tensors[0].is_cuda
 
 
