@@ -12,11 +12,16 @@ the outputs one by one and everything else at once, and launch.
 A recording holds no tensor but small counters. What a call needs only while its one kernel runs is
 kept for each stream, by size, and used by all such calls, which follow one another there: one more
 allocation is a good part of what the host does for a short sequence.
+
+While a call is recorded its launches wait until it is known which kernels they are, so that those
+that were never compiled can be compiled side by side.
 """
 
 import copy
 import ctypes
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,6 +35,7 @@ NOWHERE = (-1, 0)  # the place of an argument that is None
 
 UNKNOWN = object()
 _replays = {}  # signature -> Replay, or None where a call cannot be replayed
+_compiled_forms = set()  # a kernel with dtypes and constants that it was compiled for
 _scratch = {}  # device, stream and bytes -> memory that is used while one kernel runs
 _here = threading.local()  # .recording: what records this thread's launches
 
@@ -83,12 +89,42 @@ def _record(key, function, tensors, options):
     try:
         with recording:
             result = function(*tensors, *options)
+            recording.launch_all()
     finally:
         _here.recording = None
     if len(_replays) >= MOST:
         forget()
     _replays[key] = recording.replay(result)
     return result
+
+
+def compile_together(launches: list[tuple]) -> None:
+    """Compile the kernels of launches, side by side: each waits for other programs a good part.
+
+    Where one cannot be compiled, or is needed in another form than is foreseen here, its launch
+    says so or compiles it.
+    """
+    new = {}
+    for kernel, programs, tensors, strides, named in launches:
+        if isinstance(kernel, JITFunction):
+            numbers = {p.name for p in kernel.params if not p.is_constexpr}
+            constants = [(name, x) for name, x in named.items() if name not in numbers]
+            dtypes = [None if x is None else x.dtype for x in tensors]
+            form = kernel, *dtypes, *constants
+            if form not in _compiled_forms:
+                new[form] = kernel, programs, (*tensors, *strides), named
+    _compiled_forms.update(new)
+    if len(new) < 2:
+        return
+    device = driver.active.get_current_device()  # sets Triton up, once for all threads
+
+    def make(kernel, programs, arguments, named):
+        with suppress(Exception), torch.cuda.device(device):
+            compiled = kernel.warmup(*arguments, grid=(programs,), **named)
+            compiled.run  # noqa: B018  (loads it, and compiles what launches it)
+
+    with ThreadPoolExecutor(len(new)) as pool:
+        list(pool.map(lambda one: make(*one), new.values()))
 
 
 def forget() -> None:
@@ -180,10 +216,13 @@ class Recording(TorchDispatchMode):
         self.filled = {}  # place in `made` -> the value of all its elements
         self.counted = []  # places in `made` of counters
         self.steps = []
+        self.waiting = []  # launches that nothing has needed so far
         self.replayable = True
         self.watching = True
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if self.waiting and operation not in self.FILLED and not operation.is_view:
+            self.launch_all()  # it may read what they write
         result = operation(*args, **(kwargs or {}))
         if self.watching and self.replayable:
             self.replayable = self._note(operation, args, result)
@@ -202,7 +241,19 @@ class Recording(TorchDispatchMode):
         is_view = any(x.untyped_storage().data_ptr() == storage for x in owners)
         return is_view and not operation._schema.is_mutable
 
-    def launch(self, kernel, programs, tensors, strides, named) -> None:
+    def launch(self, *one) -> None:
+        self.waiting.append(one)
+
+    def launch_all(self) -> None:
+        """Launch what waits, in its order."""
+        waiting, self.waiting = self.waiting, []
+        self.watching = False
+        compile_together(waiting)
+        self.watching = True
+        for one in waiting:
+            self._launch(*one)
+
+    def _launch(self, kernel, programs, tensors, strides, named) -> None:
         self.watching = False
         compiled = kernel[(programs,)](*tensors, *strides, **named)
         self.watching = True

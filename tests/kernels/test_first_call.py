@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import ahead
 import pytest
+import torch
+
+from kernels import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -78,3 +84,56 @@ def test_calls_do_not_import_pytorchs_compiler():
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["recorded"] > 2
     assert not {"torch._dynamo", "torch._inductor", "sympy"} & set(found["modules"])
+
+
+class Slow:
+    """Stands for a kernel of two arguments, the second a constant; compiling waits for others."""
+
+    params = (SimpleNamespace(name="x", is_constexpr=False),)
+    params += (SimpleNamespace(name="N", is_constexpr=False),)
+    params += (SimpleNamespace(name="D", is_constexpr=True),)
+
+    def __init__(self, barrier=None, fails=False):
+        self.barrier, self.fails, self.warmed = barrier, fails, []
+
+    def warmup(self, x, *, grid, N, D):
+        self.warmed.append((N, D, threading.current_thread().name))
+        if self.barrier is not None:
+            self.barrier.wait(timeout=60)
+        if self.fails:
+            raise ValueError("cannot be compiled")
+        return SimpleNamespace(run=None)
+
+
+@pytest.fixture
+def without_a_gpu(monkeypatch):
+    active = SimpleNamespace(get_current_device=lambda: 0)
+    monkeypatch.setattr(launch, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(launch, "JITFunction", Slow)
+    monkeypatch.setattr(launch, "_compiled_forms", set())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+
+
+def launches(*kernels, N=8, D=64):
+    return [(kernel, 1, (torch.zeros(N),), (), {"N": N, "D": D}) for kernel in kernels]
+
+
+def test_kernels_are_compiled_side_by_side(without_a_gpu):
+    """Each waits at the barrier until all three are being compiled."""
+    barrier = threading.Barrier(3)
+    kernels = [Slow(barrier), Slow(barrier), Slow(barrier, fails=True)]
+    launch.compile_together(launches(*kernels))
+    assert not barrier.broken
+    assert len({name for kernel in kernels for _, _, name in kernel.warmed}) == 3
+
+
+def test_only_what_is_new_is_compiled_ahead(without_a_gpu):
+    kernels = Slow(), Slow()
+    launch.compile_together(launches(*kernels))
+    launch.compile_together(launches(*kernels, *kernels, N=16))  # a length is no constant
+    assert [len(kernel.warmed) for kernel in kernels] == [1, 1]
+    launch.compile_together(launches(*kernels, D=32))
+    assert [len(kernel.warmed) for kernel in kernels] == [2, 2]
+    alone = Slow()
+    launch.compile_together(launches(alone, *kernels))  # its launch will compile it
+    assert not alone.warmed and len(kernels[0].warmed) == 2

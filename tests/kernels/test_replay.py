@@ -211,6 +211,19 @@ def test_inputs_that_begin_together_are_told_apart():
     assert len(launch._replays) == 1
 
 
+def test_an_operation_that_reads_what_was_launched_comes_after_it():
+    def function(x):
+        out, _ = twice_times(Toy(), x)
+        total = out.sum()
+        again, _ = twice_times(Toy(), out)
+        return total, again
+
+    x = torch.randn(8)
+    for _ in range(2):
+        total, again = launch.replayed(function, (x,), ())
+        assert torch.equal(again, 16 * x) and torch.equal(total, (4 * x).sum())
+
+
 def test_an_error_leaves_no_recording_behind():
     def fails(x):
         raise ValueError("no")
