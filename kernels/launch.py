@@ -116,7 +116,10 @@ def compile_together(launches: list[tuple]) -> None:
     _compiled_forms.update(new)
     if len(new) < 2:
         return
-    device = driver.active.get_current_device()  # sets Triton up, once for all threads
+    try:
+        device = driver.active.get_current_device()  # sets Triton up, once for all threads
+    except RuntimeError:  # it finds no GPU
+        return
 
     def make(kernel, programs, arguments, named):
         with suppress(Exception), torch.cuda.device(device):

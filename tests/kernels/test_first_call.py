@@ -134,6 +134,23 @@ def test_only_what_is_new_is_compiled_ahead(without_a_gpu):
     assert [len(kernel.warmed) for kernel in kernels] == [1, 1]
     launch.compile_together(launches(*kernels, D=32))
     assert [len(kernel.warmed) for kernel in kernels] == [2, 2]
+
+
+def test_what_triton_cannot_do_is_left_to_the_launch(without_a_gpu, monkeypatch):
+    """Where it finds no GPU, say: there the launch says so."""
+
+    def none():
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    monkeypatch.setattr(launch.driver.active, "get_current_device", none)
+    kernels = Slow(), Slow()
+    launch.compile_together(launches(*kernels))
+    assert not kernels[0].warmed and not kernels[1].warmed
+
+
+def test_one_kernel_alone_is_left_to_its_launch(without_a_gpu):
+    kernels = Slow(), Slow()
+    launch.compile_together(launches(*kernels))
     alone = Slow()
-    launch.compile_together(launches(alone, *kernels))  # its launch will compile it
-    assert not alone.warmed and len(kernels[0].warmed) == 2
+    launch.compile_together(launches(alone, *kernels))
+    assert not alone.warmed and len(kernels[0].warmed) == 1
