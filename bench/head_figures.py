@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from . import style, tables, tiny
 from .any_two import select
-from .figures import CONFIG, Figure, notebook_loader
-from .map_figures import LAYOUT, MASKS, NAMES, TEMPERATURES, facts, heatmap, maps
+from .figures import CONFIG, notebook_loader
+from .map_figures import LAYOUT, MASKS, NAMES, TEMPERATURES, facts, heatmap
 from .studies import Study, attention_maps
 
 SCRIPT = """
@@ -219,7 +219,7 @@ class Heads:
         )
 
 
-def attention(study: Study) -> Heads | Figure | tables.Table:
-    """The heads of a study; of an older record, which has none, the maps that it has."""
+def attention(study: Study) -> Heads | tables.Table:
+    """The heads of a study, or a table that says that it has none."""
     heads = Heads(study)
-    return heads if heads.rows else maps(study)
+    return heads if heads.rows else tables.Table(["nothing was measured"], [], study.line)

@@ -111,7 +111,6 @@ LIMITS = (
         FORWARD,
         4.0,
         2.0,
-        missed=True,
     ),
     Limit(
         "memory",

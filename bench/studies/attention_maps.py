@@ -4,9 +4,8 @@ Rows of kind "trained" have a model's loss and accuracy, for each number of step
 "head" the queries and keys of a head of it on one text, from which a page computes its weights with
 any mask and temperature. Of the model that was trained longest, rows of kind "map" say the entropy
 and rank of these weights, and rows of kind "state" have |S| of a head of a linear mixer after some
-tokens, as a string of 8-bit numbers in base 64, row by row, 255 for the largest. Older records have
-the weights themselves in the same form, in "map", and no "head". A row of kind "text" says which
-text was read: its bytes, and a hash of them.
+tokens, as a string of 8-bit numbers in base 64, row by row, 255 for the largest. A row of kind
+"text" says which text was read: its bytes, and a hash of them.
 """
 
 import base64
@@ -27,7 +26,7 @@ COLUMNS = {
     "text": "status reason | bytes sha256",
     "trained": "task mixer status reason | steps seconds accuracy parameters",
     "head": "task mixer status reason | steps layer head tokens size width q k q_largest k_largest",
-    "map": "task mixer status reason | layer head view tokens size largest entropy_bits rank map?",
+    "map": "task mixer status reason | layer head view tokens size largest entropy_bits rank",
     "state": "task mixer status reason | after size largest rank map",
 }
 
@@ -73,7 +72,8 @@ def trained(task, kind: str, quick: bool) -> list[dict]:
         rows.append({"kind": "trained", **ok, "steps": steps, "seconds": seconds, **fact})
         tokens = shown(task, DEVICE)
         rows += [{"kind": "head", **ok, "steps": steps, **r} for r in heads(task, model, tokens)]
-    rows += [row | {"map": None} for row in maps(task, model, tokens, kind, VIEWS)]
+    found = maps(task, model, tokens, kind, VIEWS)
+    rows += [{name: x for name, x in row.items() if name != "map"} for row in found]
     if kind != tiny.SOFTMAX:
         rows += [{"kind": "state", **ok, **row} for row in states(model, tokens, kind)]
     return rows

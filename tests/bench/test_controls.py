@@ -44,11 +44,7 @@ def test_the_heads_of_lab_1(made_up_heads, monkeypatch):  # noqa: F811
 def test_what_is_recorded_of_lab_1_has_every_control(record, monkeypatch):
     panel = offered("attention_visualization", monkeypatch)
     figure = head_figures.attention(record)
-    if isinstance(figure, head_figures.Heads):
-        names = {*figure.choices(), "temperature"}
-    else:
-        names = {s.name.lower() for s in figure.switches}
-    assert names == {*panel, "head"}
+    assert {*figure.choices(), "temperature"} == {*panel, "head"}
 
 
 def test_the_peak_of_lab_3(made_up_trace, monkeypatch):  # noqa: F811
