@@ -116,18 +116,16 @@ def compile_together(launches: list[tuple]) -> None:
     _compiled_forms.update(new)
     if len(new) < 2:
         return
-    try:
-        device = driver.active.get_current_device()  # sets Triton up, once for all threads
-    except RuntimeError:  # it finds no GPU
-        return
 
     def make(kernel, programs, arguments, named):
         with suppress(Exception), torch.cuda.device(device):
             compiled = kernel.warmup(*arguments, grid=(programs,), **named)
             compiled.run  # noqa: B018  (loads it, and compiles what launches it)
 
-    with ThreadPoolExecutor(len(new)) as pool:
-        list(pool.map(lambda one: make(*one), new.values()))
+    with suppress(RuntimeError):  # Triton finds no GPU, or there can be no more threads
+        device = driver.active.get_current_device()  # sets Triton up, once for all threads
+        with ThreadPoolExecutor(len(new)) as pool:
+            list(pool.map(lambda one: make(*one), new.values()))
 
 
 def forget() -> None:

@@ -137,14 +137,17 @@ def test_only_what_is_new_is_compiled_ahead(without_a_gpu):
 
 
 def test_what_triton_cannot_do_is_left_to_the_launch(without_a_gpu, monkeypatch):
-    """Where it finds no GPU, say: there the launch says so."""
+    """Where there can be no more threads, say, or it finds no GPU: then the launch says so."""
 
     def none():
-        raise RuntimeError("0 active drivers ([]). There should only be one.")
+        raise RuntimeError("there is none")
 
-    monkeypatch.setattr(launch.driver.active, "get_current_device", none)
     kernels = Slow(), Slow()
-    launch.compile_together(launches(*kernels))
+    with monkeypatch.context() as m:
+        m.setattr(threading.Thread, "start", lambda thread: none())
+        launch.compile_together(launches(*kernels))
+    monkeypatch.setattr(launch.driver.active, "get_current_device", none)
+    launch.compile_together(launches(*kernels, D=32))
     assert not kernels[0].warmed and not kernels[1].warmed
 
 
