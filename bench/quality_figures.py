@@ -294,9 +294,15 @@ def summary(study: Study, length: int = LENGTH) -> tables.Table:
 def equal_time(study: Study, length: int, group: str = "text") -> list[dict]:
     """What each mixer has reached in the same seconds: when the fastest has made all its steps.
 
-    Rows of mixer, steps, seconds, and the bits of each seed, between two checkpoints on a line.
+    Rows of mixer, steps, seconds, and the bits of each seed, between two checkpoints on a line; of
+    the fastest those at the end, of which a curve has fewer digits.
     """
-    return _cut(curves_of(study, group=group, length=length), "bits")
+    wanted = {"group": group, "length": length}
+    rows = _cut(curves_of(study, **wanted), "bits")
+    for r in rows:
+        at_the_end = seeds(study, "bits", mixer=r["mixer"], steps=r["steps"], **wanted)
+        r["bits"] = at_the_end or r["bits"]
+    return rows
 
 
 def _cut(curves: dict, name: str) -> list[dict]:

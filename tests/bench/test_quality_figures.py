@@ -193,6 +193,12 @@ def test_equal_time_is_that_of_the_fastest(study):
     assert found["softmax"]["steps"] == 5
     assert found["softmax"]["bits"] == pytest.approx([4, 8 * 0.55])
     assert figures.equal_time(study, 512) == []
+    # the fastest has made all its steps: it is shown as it was examined, not by its rounded curve
+    rows = [r | {"steps": 10} if r["what"] == "trained" else r for r in rows]
+    rows = [r | {"bits_s": "9 9"} if r["what"] == "curve" else r for r in rows]
+    found = {r["mixer"]: r for r in figures.equal_time(studies.Study("quality", GPU, rows), 256)}
+    assert found["elu"]["bits"] == pytest.approx([4, 8 * 0.6])
+    assert found["softmax"]["bits"] == pytest.approx([9, 9])
     line = [(10, 1.0, 8.0), (20, 2.0, 4.0)]
     assert figures._between(1.25, line, 2) == 7.0 and figures._between(3.0, line, 2) == 4.0
 
