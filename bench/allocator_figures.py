@@ -253,9 +253,7 @@ def _fits(study: Study) -> Figure:
             )
             said.append(f"{label} {n[-1]:,} tokens in {mine[-1]['limit_gib']} GiB")
             for r in mine:
-                seen = f"{r['fits_n']:,}" if "fits_n" in r else "not run"
-                if r.get("batch_fits"):
-                    seen = f"{r['batch_fits']:,} × {r['batch_n']:,}"
+                seen = f"{r['fits_n']:,}" if "fits_n" in r else memory.batch_of(r) or "not run"
                 body.append([label, str(r["limit_gib"]), f"{r['predicted_n']:,}", seen])
         what = f"{order}, {WORKS[work]}"
         alts[key] = f"Longest sequence that fits, {what}: {'; '.join(said) or 'not measured'}."
@@ -286,7 +284,7 @@ def _symbol(row) -> str:
     """Full where that length was run into, with a dot where as many tokens were in short ones."""
     if "fits_n" in row:
         return "circle"
-    return "circle-open-dot" if row.get("batch_fits") else "circle-open"
+    return "circle-open-dot" if memory.batch_of(row) else "circle-open"
 
 
 def _dash(i: int) -> str:
@@ -306,7 +304,7 @@ def ended(shown: list[Study]) -> tables.Table:
             if row["kind"] != "peak" or "work" in row or not found:
                 continue
             before = [r for r in study.rows[:at] if r["contender"] == row["contender"]]
-            ran = [r for r in before if "fits_n" in r or r.get("batch_fits")]
+            ran = [r for r in before if "fits_n" in r or memory.batch_of(r)]
             body.append(
                 [
                     study.provenance.gpu,
@@ -329,7 +327,7 @@ def _ran(row: dict) -> str:
     what = f"{style.order(row['causal'])}, {WORKS[row['work']]}, {row['limit_gib']} GiB"
     if "fits_n" in row:
         return f"{what}: {row['fits_n']:,} tokens fit"
-    return f"{what}: {row['batch_fits']:,} sequences of {row['batch_n']:,} fit"
+    return f"{what}: {memory.batch_of(row).replace('×', 'sequences of')} fit"
 
 
 def misses(study: Study) -> tables.Table:

@@ -7,6 +7,7 @@ from . import studies, style, tables
 from .contenders import label as contender_label
 from .results import STEADY
 from .studies import Study
+from .studies.memory import batch_of
 from .tables import Table
 
 
@@ -133,8 +134,7 @@ def _longest(rows, case, study) -> Table:
             if r["status"] == "ok":
                 line.append(f"{r['fits_n']:,} ({r['predicted_n']:,})")
             elif r["status"] == "predicted":
-                many = f"{r['batch_fits']:,} × {r['batch_n']:,} " if r.get("batch_fits") else ""
-                line.append(f"{many}({r['predicted_n']:,})")
+                line.append(f"{batch_of(r)} ({r['predicted_n']:,})".lstrip())
             else:
                 line.append("–")
             if r["reason"]:

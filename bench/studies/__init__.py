@@ -57,7 +57,8 @@ STATUSES = (
     "not available",
 )  # fmt: skip
 UNITS = "ms|us|ns|MiB|gib|GBps|TBps|TFLOPs|TFLOPps|bytes|n"
-NUMBERS = re.compile(rf"(^|_)({UNITS})$|^(B|H|N|D|Dv|value|must|aim|share_of_floor)$")
+PLAIN = "B|H|N|D|Dv|value|must|aim|share_of_floor|floor_spread|batch_fits|batch_fails"
+NUMBERS = re.compile(rf"(^|_)({UNITS})$|^({PLAIN})$")
 TIMES = re.compile(r"_(ms|us|ns)$")
 WORDS = {"contender", "label", "family", "work", "shape", "met", "way"}
 

@@ -86,7 +86,7 @@ def test_a_lost_device_and_an_exit_code(plugin):
 
 
 def test_a_contender_that_never_returns_is_stopped(plugin):
-    found, _, _ = run("hangs", "eager", plugin=plugin, lengths=(128,), silence_s=8.0)
+    found, _, _ = run("hangs", "eager", plugin=plugin, lengths=(128,), silence_s=15.0)
     assert "did not return in time" in found["hangs", 128].reason
     assert found["eager", 128].ok
 
