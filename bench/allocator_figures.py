@@ -171,19 +171,25 @@ def _at_the_peak(study: Study, ways: tuple[str, ...]) -> Figure | None:
     return Figure(data, layout, alts, switches, numbers, source, unfolded=True)
 
 
-def looks_like(nbytes: int, N: int) -> str:
+def looks_like(nbytes: int, N: int, linear: bool = False) -> str:
     """What a tensor is by its size: HEADS heads of N rows of D, or of N × N pairs.
 
-    Sizes that are none of these are said in sizes of q in 16 bits.
+    Sizes that are none of these are said in sizes of q in 16 bits. Of a `linear` way they are said
+    in states of D × D, which for some N are as large as a byte or a float32 for each query.
     """
     rows, pairs = HEADS * N, HEADS * N * N
-    q = 2 * rows * D
+    q, state = 2 * rows * D, 4 * HEADS * D * (D + 1)  # a state with its sum of keys, in float32
+    if linear and nbytes == 2 * HEADS * D * D:
+        return "a state in 16 bits"
     known = {
         4 * pairs: "a square in float32", 2 * pairs: "a square in 16 bits",
         pairs: "a byte for each pair", 4 * N * N: "one square in float32 for all heads",
         q: "like q, in 16 bits", 2 * q: "like q, in float32",
         4 * rows: "a float32 for each query", rows: "a byte for each query",
     }  # fmt: skip
+    if linear and nbytes not in known and nbytes % q:
+        count = style.number(nbytes / state)
+        return f"{count} {'state' if count == '1' else 'states'} in float32"
     return known.get(nbytes, f"{style.number(nbytes / q)} times q")
 
 
@@ -205,8 +211,9 @@ def peak_table(study: Study, way: str, N: int, causal: bool, work: str) -> table
     alive.sort(key=lambda r: -r["bytes"])
     before = style.number(rows[0]["held_bytes"] / MIB, 4)
     body = [["inputs", "and what earlier calls left", before, "before the call"]]
+    linear = contenders.get(way).function.family == "linear"
     for r in alive[:MOST_BARS]:
-        words = looks_like(r["bytes"], r["N"]), style.number(r["bytes"] / MIB, 4)
+        words = looks_like(r["bytes"], r["N"], linear), style.number(r["bytes"] / MIB, 4)
         body.append([f"tensor {r['event'] + 1}", *words, r["where"] or "from C++"])
     rest = alive[MOST_BARS:]
     if rest:

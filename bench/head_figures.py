@@ -95,7 +95,12 @@ SCRIPT = """
     root.querySelectorAll("tbody td").forEach((cell, i) => { cell.textContent = cells[i]; });
     plot.setAttribute("aria-label", text);
     root.querySelector(".book-heads-words").textContent = text;
-    window.Plotly.restyle(plot, { z: [z], x: [words], y: [words] }, [0]);
+    // restyle would forget that axes have words, as "3 15" reads as a number; and a range that is
+    // left to Plotly turns round after an empty map
+    const { xaxis, yaxis } = plot.layout, end = words.length - 0.5;
+    Object.assign(xaxis, { autorange: false, range: [-0.5, end] });
+    Object.assign(yaxis, { autorange: false, range: [end, -0.5] });
+    window.Plotly.react(plot, [{ ...plot.data[0], z, x: words, y: words }], plot.layout);
   }
 
   root.addEventListener("input", update);
@@ -192,8 +197,8 @@ class Heads:
                 for r in self.rows
             },
         }  # fmt: skip
-        trace = heatmap(cells, [], "query %{y}, key %{x}: %{z} % of the largest weight", [], True)
-        trace |= {"x": words[self.first()[0]], "y": words[self.first()[0]]}
+        shown, hover = words[self.first()[0]], "query %{y}, key %{x}: %{z} % of the largest weight"
+        trace = heatmap([], [], hover, [], True) | {"z": cells, "x": shown, "y": shown}
         spec = {"data": [trace], "layout": LAYOUT, "config": CONFIG}
         safe = [json.dumps(x, separators=(",", ":")).replace("</", "<\\/") for x in (given, spec)]
         names = [name for name, _ in facts(0.0, 0.0, 0.0)]

@@ -150,6 +150,7 @@ def states(study: Study) -> Figure | tables.Table:
         key = r["task"], r["mixer"]
         largest[key] = max(largest.get(key, 0.0), r["largest"])
     data, alts = [], {}
+    told = {n: f"{n} {'token' if n == 1 else 'tokens'}" for n in after}
     for r in rows:
         at = [tasks.index(r["task"]), mixers.index(r["mixer"]), after.index(r["after"])]
         scale = r["largest"] / (largest[r["task"], r["mixer"]] or 1.0)
@@ -158,7 +159,7 @@ def states(study: Study) -> Figure | tables.Table:
         data.append(heatmap(cells, [], hover, at, not any(at), FAINT_TOO))
         alts[",".join(map(str, at))] = (
             f"|S| of {NAMES.get(r['mixer'], r['mixer'])} on the task {r['task']} after "
-            f"{r['after']} tokens: largest {style.number(r['largest'])}, effective rank "
+            f"{told[r['after']]}: largest {style.number(r['largest'])}, effective rank "
             f"{style.number(r['rank'])} of {r['size']}."
         )
     axis = {"showgrid": False, "zeroline": False, "fixedrange": True, "dtick": 8}
@@ -173,7 +174,7 @@ def states(study: Study) -> Figure | tables.Table:
     switches = [
         Switch("Task", tasks),
         Switch("Mixer", [NAMES.get(m, m) for m in mixers]),
-        Switch("After", [f"{n} {'token' if n == 1 else 'tokens'}" for n in after]),
+        Switch("After", [*told.values()]),
     ]
     return Figure(data, layout, alts, switches, {}, style.sentence(study.line))
 

@@ -157,6 +157,15 @@ def test_tensors_are_named_by_their_size(shape, bytes_each, words):
     assert allocator_figures.looks_like(prod(shape) * bytes_each, 4096) == words
 
 
+def test_tensors_of_linear_attention_are_named_in_states():
+    half, state = 2 * 8 * 64 * 64, 4 * 8 * 64 * 65
+    assert allocator_figures.looks_like(half, 8192) == "a byte for each query"
+    assert allocator_figures.looks_like(half, 8192, linear=True) == "a state in 16 bits"
+    assert allocator_figures.looks_like(state, 8192, linear=True) == "1 state in float32"
+    assert allocator_figures.looks_like(17 * state, 8192, linear=True) == "17 states in float32"
+    assert allocator_figures.looks_like(4 * 2 * 8 * 8192 * 64, 8192, linear=True) == "4 times q"
+
+
 def test_a_call_is_traced_anew(monkeypatch):
     called = []
     monkeypatch.setattr(allocator, "trace", lambda call: called.append(call()) or TRACE)

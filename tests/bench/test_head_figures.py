@@ -19,7 +19,9 @@ STUB = """
 const given = JSON.parse(require("fs").readFileSync(0));
 const told = [];
 let heard, now;
-const plot = { setAttribute: (name, text) => { now.alt = text; } };
+const plot = {
+  setAttribute: (name, text) => { now.alt = text; }, data: [given.trace],
+  layout: { xaxis: {}, yaxis: { type: "category" } } };
 const text = {}, cells = [{}, {}, {}, {}];
 const root = {
   addEventListener: (event, f) => { heard = f; },
@@ -29,7 +31,9 @@ const root = {
     : { value: String(now.choice[/"(.*)"/.exec(what)[1]]) },
 };
 globalThis.document = { currentScript: { parentElement: root } };
-globalThis.window = { Plotly: { restyle: (p, d) => { now.drawn = d; } } };
+// Not restyle: it forgets that an axis has words, and "3 15" reads as a number.
+globalThis.window = { Plotly: { react: (p, [trace], layout) => {
+  now.drawn = trace; now.axis = p === plot && layout === plot.layout && layout.yaxis; } } };
 eval(given.script);
 for (const choice of given.choices) {
   now = { choice }; heard(); told.push({ ...now, cells: cells.map((c) => c.textContent) });
@@ -71,6 +75,15 @@ def test_what_was_trained_longest_shows_first(study):
     assert "http" not in figure._repr_html_()
 
 
+def test_the_first_drawing_is_what_the_script_draws(study):
+    figure = head_figures.Heads(study)
+    text = re.search(r'aria-label.*?<script type="application/json">(.*?)</script>',
+                     figure._repr_html_(), re.S)[1]  # fmt: skip
+    (trace,) = json.loads(text)["data"]
+    assert trace["z"] == figure.told(*figure.first())[0] and max(map(max, trace["z"])) == 100
+    assert trace["x"] == trace["y"] == figure.words()["copy"]
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_the_script_computes_what_python_computes(study):
     figure = head_figures.Heads(study)
@@ -78,15 +91,19 @@ def test_the_script_computes_what_python_computes(study):
     options = figure.choices()
     every = product(*([value for value, _ in o] for _, o in options.values()), (0.25, 1.0, 4.0))
     choices = [dict(zip([*options, "temperature"], values, strict=True)) for values in every]
-    given = json.dumps({"data": data, "script": head_figures.SCRIPT, "choices": choices})
+    trace = {"type": "heatmap"}
+    given = {"data": data, "script": head_figures.SCRIPT, "choices": choices, "trace": trace}
     run = subprocess.run(
-        ["node", "-e", STUB], input=given, capture_output=True, text=True, check=True
+        ["node", "-e", STUB], input=json.dumps(given), capture_output=True, text=True, check=True
     )
     told = json.loads(run.stdout)
     assert len(told) == 3 * 2 * 2 * 2 * 3
     for one in told:
         cells, numbers, words = figure.told(*one["choice"].values())
-        (z,) = one["drawn"]["z"]
+        z = one["drawn"]["z"]
+        axis = {"type": "category", "autorange": False, "range": [8.5, -0.5]}
+        assert one["axis"] == axis and one["drawn"]["type"] == "heatmap"
+        assert one["drawn"]["x"] == one["drawn"]["y"] == figure.words()["copy"]
         assert torch.allclose(torch.tensor(z).float(), torch.tensor(cells).float(), atol=1)
         lacking = one["choice"]["mixer"] == "relu" and one["choice"]["steps"] == 2
         assert ("not measured" in words) == lacking == (z == [[]])

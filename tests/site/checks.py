@@ -425,7 +425,8 @@ def keyboard(page) -> list[str]:
           document.activeElement?.blur();
           window.scrollTo(0, 0);
           await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)));
-          const left = 'a.headerlink, [type=hidden], [tabindex="-1"], :disabled';
+          // The contents show the parts of the section that is scrolled to, and Tab scrolls.
+          const left = 'a.headerlink, .toc-h3 > a, [type=hidden], [tabindex="-1"], :disabled';
           for (const e of document.querySelectorAll('{REACHABLE}'))
             if (seen(e) && !e.matches(left)) e.dataset.wanted = '';
         }}"""
