@@ -334,7 +334,7 @@ def _ran(row: dict) -> str:
     what = f"{style.order(row['causal'])}, {WORKS[row['work']]}, {row['limit_gib']} GiB"
     if "fits_n" in row:
         return f"{what}: {row['fits_n']:,} tokens fit"
-    return f"{what}: {memory.batch_of(row).replace('×', 'sequences of')} fit"
+    return f"{what}: {memory.batch_of(row, ' sequences of ')} fit"
 
 
 def misses(study: Study) -> tables.Table:

@@ -206,10 +206,10 @@ def caught(kernel):
     run = kernel.run
 
     def keep(*args, **kwargs):
-        kernel = run(*args, **kwargs)
-        if not kwargs.get("warmup"):
-            ran.append(kernel)
-        return kernel
+        made = run(*args, **kwargs)
+        if not kwargs.get("warmup"):  # which compiles, and launches nothing
+            ran.append(made)
+        return made
 
     kernel.run = keep
     try:

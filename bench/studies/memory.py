@@ -50,10 +50,10 @@ CASES = [(causal, work) for causal in (False, True) for work in (FORWARD, FORWAR
 LIMIT_S = 240.0  # what has not been measured by then is said to be missing
 
 
-def batch_of(row: dict) -> str:
+def batch_of(row: dict, between: str = " × ") -> str:
     """How a length was run into as b sequences of N tokens, 'b × N'; '' where it was not."""
     b, n = row.get("batch_fits"), row.get("batch_n")
-    return f"{b:,} × {n:,}" if b and n else ""
+    return f"{b:,}{between}{n:,}" if b and n else ""
 
 
 def measure(quick: bool, say) -> list[dict]:

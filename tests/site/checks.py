@@ -425,8 +425,7 @@ def keyboard(page) -> list[str]:
           document.activeElement?.blur();
           window.scrollTo(0, 0);
           await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)));
-          // The contents show the parts of the section that is scrolled to, and Tab scrolls.
-          const left = 'a.headerlink, .toc-h3 > a, [type=hidden], [tabindex="-1"], :disabled';
+          const left = 'a.headerlink, [type=hidden], [tabindex="-1"], :disabled';
           for (const e of document.querySelectorAll('{REACHABLE}'))
             if (seen(e) && !e.matches(left)) e.dataset.wanted = '';
         }}"""
@@ -449,6 +448,22 @@ def keyboard(page) -> list[str]:
             left = page.evaluate("() => document.querySelectorAll('[data-wanted]').length")
             if not left:
                 return []
+    # The contents show the parts of the section that is scrolled to, and Tab scrolls: what was
+    # hidden as Tab came by is reached from what stands before it.
+    seen = (
+        "() => {" + SEEN + "return [...document.querySelectorAll('[data-wanted]')].filter(seen);}"
+    )
+    for e in page.evaluate_handle(seen).get_properties().values():
+        e.evaluate(
+            "(e) => {"
+            + SEEN
+            + f"""
+              const all = [...document.querySelectorAll('{REACHABLE}')].filter(
+                (x) => x === e || (seen(x) && x.tabIndex >= 0 && !x.disabled));
+              all[all.indexOf(e) - 1]?.focus({{ preventScroll: true }});
+            }}"""
+        )
+        page.keyboard.press("Tab")
     return page.evaluate(
         "() => {"
         + SEEN
