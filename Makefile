@@ -73,7 +73,7 @@ serve: book  ## build the book and show it at http://localhost:8000
 	@$(RUN) -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
 execute: book  ## build the book, and gather its outputs in _build/executed for another machine
-	@PYTHONPATH=chapters/_ext $(RUN) -m book_ext.executed
+	@$(TOOL).executed
 
 record: $(READY)  ## on a GPU: measure, and write results/<gpu>.json and the README's table
 	@$(RUN) -m bench run

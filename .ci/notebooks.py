@@ -117,7 +117,9 @@ def run(path: Path, python: Path) -> tuple[str, float, str | None]:
     with tempfile.TemporaryDirectory(prefix="colab-") as folder:
         spec = Path(folder, "jupyter/kernels/stranger")
         spec.mkdir(parents=True)
-        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        # Not its warnings: each kernel has one, that it is not encrypted.
+        quiet = "--log-level=ERROR"
+        argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}", quiet]
         facts = {"argv": argv, "display_name": "stranger", "language": "python"}
         (spec / "kernel.json").write_text(json.dumps(facts))
         work = Path(folder, "content")

@@ -48,6 +48,7 @@ def test_two_pages_run_at_the_same_time_and_each_once(tmp_path):
     assert "met two" in (tmp_path / "_build/html/chapters/one.html").read_text()
     assert (tmp_path / "chapters/runs").read_text() == "run\n"
     assert "Executing notebook" not in run.stdout
+    assert "encryption" not in run.stderr  # of which a kernel warns that speaks in the clear
 
     again = build(tmp_path, pages)
     assert again.returncode == 0 and "executing" not in again.stdout

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +67,20 @@ def test_a_later_build_does_not_change_where_outputs_come_from(tmp_path):
 def test_nothing_to_gather(tmp_path):
     with pytest.raises(FileNotFoundError):
         executed.gather(tmp_path)
+
+
+def test_nothing_to_gather_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "book_ext.executed"]
+    folder = str(Path(executed.__file__).parents[1])
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "Nothing was gathered: there are no outputs yet: run make book.\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a build on a GPU measures for itself")

@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
-from . import ahead, api, assets, claims, execution, notebooks, reading, repository, status
-
 
 def setup(app) -> dict:
+    # Here, since `python -m book_ext.executed` and its like need none of the others.
+    from . import ahead, api, assets, claims, execution, notebooks, reading, repository, status
+
     for part in (execution, ahead, assets, repository, claims, status, reading, api, notebooks):
         part.connect(app)
     return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

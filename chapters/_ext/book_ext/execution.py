@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import zmq
+from jupyter_client.manager import KernelManager
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
@@ -43,6 +45,7 @@ def connect(app) -> None:
 def prepare(app, config) -> None:
     root = Path(app.srcdir)
     set_environment(root)
+    encrypt_kernels()
     machine = probe(root)
     check_kernels(root, machine["kernels"])
     if machine["gpu"] is None:
@@ -72,6 +75,14 @@ def set_environment(root: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), others]))
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     os.environ.setdefault("OMP_NUM_THREADS", CPU_THREADS)
+
+
+def encrypt_kernels() -> None:
+    """Encrypt what is said to and by the chapters' kernels: one that speaks in the clear over TCP
+    warns of it, once for each page."""
+    policy = getattr(KernelManager, "transport_encryption", None)  # since jupyter-client 8.9
+    if policy is not None and zmq.has("curve"):
+        policy.default_value = "auto"
 
 
 def probe(root: Path) -> dict:
