@@ -116,7 +116,7 @@ def scans() -> Figure:
             launches = {"sequential": 1, "segmented": 3, "chained": 1}[scan]
             times = 1 if scan == "sequential" else 2
             numbers[f"{i},{j}"] = Table(
-                ["scan", "segments", "units of time", "busy", "launches", "k and v are read"],
+                ["scan", "segments", "units of time", "busy", "launches", "k and v are loaded"],
                 [[scan, cut, f"{end:g}", f"{100 * share:.0f} %", str(launches),
                   "once" if times == 1 else "twice"]],
             )  # fmt: skip
@@ -237,7 +237,7 @@ def links(shown: list[Study]) -> Figure | Table:
 def chunks(shown: list[Study]) -> Figure | Table:
     """Time of two passes by chunk size, and what it is at least."""
     more = (
-        "Only the first line is measured with the copy; the others are counted, at the data "
+        "The first line and the copy are measured; the others are counted, at the data "
         "sheet's rate and the highest clock. "
     )
     return by_gpu(shown, lambda study: _by_batch(study, "chunk", _chunks, "chunk C", more))
@@ -292,6 +292,7 @@ def ladder(study: Study, said: dict[str, str]) -> Table:
     ideas = {step.name: step.idea for step in STEPS}
     ideas["library"] = "two passes or a chain, as heads allow"
     kernels = {step.name: step.kernels[-1][1] for step in STEPS if step.kernels}
+    kernels["atomics"] = kernels["segmented"]  # its last launch is the same output pass
     lines = []
     for name in BEFORE:
         line = [name, ideas[name], said.get(name, "–")]

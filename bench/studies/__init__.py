@@ -369,6 +369,7 @@ def completed(study: Study, *needed: dict) -> Study:
     `needed` are rows that the page cannot do without, as `select` is asked for them, each with its
     `part`. Where one is missing, all rows of its part are those recorded on a GPU of the same name,
     if that record has the missing row; so no part mixes the two, and `line` says which is which.
+    Where nothing that was measured here is left, it is the record.
     """
     missing = [wanted for wanted in needed if not study.select(**wanted)]
     for record in recorded(study.study) if study.live and missing else ():
@@ -378,6 +379,8 @@ def completed(study: Study, *needed: dict) -> Study:
         if not parts:
             continue
         rows = [r for r in study.rows if r.get("part") not in parts]
+        if not rows:
+            return record
         rows += [r for r in record.rows if r.get("part") in parts]
         found = record.provenance
         borrowed = f"; {', '.join(parts)} recorded {found.date[:10]}"

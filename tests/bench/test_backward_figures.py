@@ -14,10 +14,10 @@ H100 = hardware.Provenance(
 )
 
 
-def kernel(name, ms, causal=False, nbytes=1000, floor=0.5):
+def kernel(name, ms, causal=False, nbytes=1000, floor=0.5, launches=2):
     return {
         "part": "kernel", "status": "ok", "B": 8, "causal": causal, "kernel": name,
-        "median_ms": ms, "bytes": nbytes, "floor_ms": floor,
+        "median_ms": ms, "bytes": nbytes, "floor_ms": floor, "launches": launches,
     }  # fmt: skip
 
 
@@ -79,5 +79,8 @@ def test_kernels_are_drawn_beside_their_copy():
     assert first[-1]["y"] == ["key pass", "adding parts"] and first[-1]["x"] == [2.0, 0.01]
     assert "key pass 2 ms" in figure.alts["0"]
     assert "both state passes" in figure.alts["1"] and "PyTorch" in figure.alts["1"]
+    spared = [kernel("state_kernel", 1.0, causal=True, launches=1)]
+    figure = figures.by_kernel([Study("backward", H100, spared)])
+    assert "weighted state pass 1 ms" in figure.alts["0"]
     nothing = Study("backward", H100, [{"part": "none"}])
     assert isinstance(figures.by_kernel([nothing]), tables.Table)

@@ -54,6 +54,17 @@ def test_rows(record):
     assert all(r["copies"] == pytest.approx(1.4) for r in rows)
 
 
+def test_a_copy_that_went_the_other_way_decides_nothing(record):
+    short = min(m.N for m in record.measurements if m.ok)
+    slower = [
+        replace(m, floor_ms=m.floor_ms * 1.4**2) if m.ok and m.N == short else m
+        for m in faster_memory(record).measurements
+    ]
+    rows = comparing.rows(record, replace(faster_memory(record), measurements=slower))
+    assert {r["binds"] for r in rows if r["N"] == short} == {"cannot be told"}
+    assert {r["binds"] for r in rows if r["N"] > short} == {"memory", "not memory"}
+
+
 def test_an_unsteady_time_decides_nothing(record):
     shaky = [replace(m, unsteady=True) if m.ok else m for m in record.measurements]
     rows = comparing.rows(record, replace(record, measurements=shaky))

@@ -114,6 +114,9 @@ def test_a_part_that_lacks_a_row_is_taken_whole_from_the_record(example, tmp_pat
     assert studies.completed(here, {"part": "bits", "n": 3}) is here
     record = dataclasses.replace(here, live=False)
     assert studies.completed(record, *last) is record
+    alone = dataclasses.replace(here, rows=[mine[2]])  # of which nothing would be left
+    found = studies.completed(alone, *last)
+    assert not found.live and found.column("at") == ["record"] * 4
     other = dataclasses.replace(here, provenance=dataclasses.replace(GPU, gpu="NVIDIA Other"))
     assert studies.completed(other, *last) is other
 
