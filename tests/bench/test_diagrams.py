@@ -197,7 +197,9 @@ def test_all_steps_can_be_compiled_ahead(monkeypatch):
 
 
 def test_steps_become_contenders_once(monkeypatch):
-    monkeypatch.setattr(contenders, "_registry", dict(contenders._registry))
+    # Another test of this process may have registered them.
+    others = {n: c for n, c in contenders._registry.items() if not n.startswith(steps.PREFIX)}
+    monkeypatch.setattr(contenders, "_registry", others)
     before = set(contenders.names())
     names = steps.register()
     assert steps.register() == names
