@@ -224,6 +224,13 @@ def old() -> bool:
     return torch.cuda.get_device_capability() < (8, 0)
 
 
+TILES = (32, 32, 32), (64, 64, 32), (128, 128, 64), (128, 256, 64)
+QUICK_TILES = (
+    *((tile, w, s) for tile in TILES[:3] for w, s in ((4, 1), (4, 3), (8, 3))),
+    *((TILES[3], 8, s) for s in (1, 3)),  # with four warps it spills
+)
+
+
 def multiprocessors() -> int:
     return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
 
@@ -239,11 +246,9 @@ def settings(watch: Watch) -> list[tuple]:
     if old():
         tiles = ((16, 16, 16), (32, 32, 16), (32, 32, 32), (64, 64, 16))
         return [(tile, w, s) for tile in tiles for w in (4, 8) for s in (1, 2)]
-    tiles = ((32, 32, 32), (64, 64, 32), (128, 128, 64), (128, 256, 64))
     if watch.quick:
-        pairs = ((4, 1), (4, 3), (8, 3))
-        return [(tile, w, s) for tile in tiles[:3] for w, s in pairs]
-    pairs = [(tiles[0], 4), *((tile, w) for tile in tiles[1:] for w in (4, 8))]
+        return list(QUICK_TILES)
+    pairs = [(TILES[0], 4), *((tile, w) for tile in TILES[1:] for w in (4, 8))]
     return [(tile, w, s) for tile, w in pairs for s in (1, 2, 3, 4)]
 
 

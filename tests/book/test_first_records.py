@@ -256,10 +256,14 @@ def in_quick_form(name: str, r: dict) -> bool:
         late = r["what"] == "length" and (r["way"] == "math" or r["status"] == "oom")
         return r["what"] != "limit" and r["N"] in few[r["what"]] and not late
     if name == "triton-basics":
+        tile = tuple(r.get(f"BLOCK_{x}") for x in "MNK")
+        setting = tile, r.get("num_warps"), r.get("num_stages")
         few = {
             "blocks": (r.get("block"), r.get("num_warps")) in triton_basics.QUICK_BLOCKS,
             "softmax": r.get("C") in (*triton_basics.QUICK_ROWS, 1000),
             "warps": r.get("num_warps") in triton_basics.QUICK_WARPS,
+            "tiles": setting in triton_basics.QUICK_TILES,
+            "order": r.get("group") in (1, 8),
         }
         return few.get(r["part"], True)
     if name == "decay":  # here the time was over, and there is no fla
