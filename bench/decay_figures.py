@@ -217,6 +217,9 @@ def _lengths(study: Study) -> Figure:
 
 def table(study: Study, B: int) -> tables.Table:
     """All ways at one batch: forward, and forward and backward, in both orders."""
+    works = {"forward": "forward", "forward+backward": "+ backward"}
+    if not any(r.get("median_ms") for r in study.select(part="time", work="forward+backward", B=B)):
+        del works["forward+backward"]  # a short live run has no time for it
     cells = []
     for causal in (True, False):
         for way, label in LABELS.items():
@@ -225,17 +228,26 @@ def table(study: Study, B: int) -> tables.Table:
                 continue
             found = {r["work"]: r for r in rows}
             texts = []
-            for work in ("forward", "forward+backward"):
+            for work in works:
                 row = found.get(work, {})
                 time, least = row.get("median_ms"), row.get("floor_ms")
-                texts.append(style.number(time) if time else row.get("status", "–"))
+                texts.append(style.number(time) if time else _untimed(row))
                 texts.append(style.number(least / time) if time and least else "–")
             cells.append([style.order(causal), label, *texts])
     if not cells:
         return tables.Table(["nothing was measured"], [], study.line)
-    heads = ["order", "way", "forward [ms]", "copy / time", "+ backward [ms]", "copy / time"]
+    heads = ["order", "way"]
+    for title in works.values():
+        heads += [f"{title} [ms]", "copy / time"]
     caption = f"(B, 8, 64K, 64), B = {B}; {study.line}."
     return tables.Table(heads, cells, caption, words=("way",))
+
+
+def _untimed(row: dict) -> str:
+    """What stands in place of a time that there is none of."""
+    if "no package" in (row.get("reason") or ""):
+        return "not installed"
+    return row.get("status", "–")
 
 
 ERRORS = {

@@ -193,7 +193,8 @@ def _table(drawn: list[Curve], x: Axis, y: Axis, source: str) -> Table:
     found = {c.label: dict(zip(c.x, c.y, strict=True)) for c in drawn}
     found = {name: at for name, at in found.items() if any(at.get(n) is not None for n in places)}
     rows = [[x.write(n), *(_cell(at.get(n)) for at in found.values())] for n in places]
-    caption = f"{y.title[:1].upper()}{y.title[1:]}. {source}"
+    title = f"{y.title[:1].upper()}{y.title[1:]}. " if y.title else ""
+    caption = title + source
     return Table([x.title, *found], rows if found else [], caption.strip())
 
 

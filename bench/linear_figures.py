@@ -337,7 +337,10 @@ def explorer(shown: dict[str, tuple[Study, float]]) -> Explorer:
         body = [
             [style.length(c), *(style.number(r and r["median_ms"]) for r in rows)]
             for c, *rows in ((c, at_once.get(c), in_turn.get(c)) for c in steps)
+            if any(rows)
         ]
+        if not body:
+            caption = f"Nothing was measured for D = {D}; {study.line}."
         columns = ["chunk size C", "all chunks at once", "one after another"]
         numbers[choice] = Table(columns, body, caption)
         readings[choice] = [

@@ -18,7 +18,8 @@ ABOUT = "the allocator's events during a call: softmax and linear attention, for
 COLUMNS = "way causal work N dtype status reason | event bytes held_bytes where"
 
 WAYS = ("sdpa-math", "sdpa-flash", "eager", "book")
-LENGTHS, QUICK_LENGTHS = (8192, 2048), (2048, 1024)  # the first is what the page speaks of
+# The first is what the page speaks of. At 1024 four tensors like q are as large as a square.
+LENGTHS, QUICK_LENGTHS = (8192, 2048), (2048, 4096)
 LEAST = 4096  # bytes; smaller tensors are left out
 MOST_EVENTS = 400
 

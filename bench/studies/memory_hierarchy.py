@@ -113,7 +113,9 @@ class Bench:
     def copy(self):
         """One copy by the kernel of the book, with a flushed L2, from small to large."""
         most = self.large(GIB)
-        sizes = [n for n in (2**p for p in range(14, 31, 2 if self.quick else 1)) if n <= most]
+        # 2^29 are the bytes of `transpose`, which is drawn beside this copy of them.
+        powers = (*range(14, 29, 2), 29, 30) if self.quick else range(14, 31)
+        sizes = [2**p for p in powers if 2**p <= most]
         x = torch.rand(most // 8, device=self.device)
         y = torch.empty_like(x)
         for nbytes in sizes:

@@ -110,6 +110,7 @@ class Memory:
     def peak(self, call: Callable) -> tuple[int, int]:
         """(tensors, blocks): bytes held at the worst moment of a call, beside those before it."""
         torch.cuda.synchronize()
+        gc.collect()  # gradients of the call before, if a cycle holds them
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         torch.cuda.reset_peak_memory_stats()

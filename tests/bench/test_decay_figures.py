@@ -40,6 +40,7 @@ def test_what_is_in_sight_falls_where_the_state_is_cleared():
     assert sees[5] == 5 and sees[59] == 43  # 0.9 ** 43 is the last above a hundredth
     assert sees[60] == 0 and sees[69] == 9
     assert "fall to none at tokens 61" in figure.alts["0"]
+    assert figure.numbers["0"].caption.startswith("Computed: ")
 
 
 def test_what_is_no_number_stands_at_the_top():
@@ -63,6 +64,10 @@ def test_times_are_found_and_shown():
     assert figures.ms(study, "simple-gla") is None and figures.ms(study, "fixed") is None
     table = figures.table(study, 8)
     assert table.rows[1][2:] == ["1.25", "0.8", "5", "0.2"] and table.rows[2][2] == "failed"
+    lacks = rows[2] | {"reason": "there is no package `fla` here"}
+    table = figures.table(Study("decay", H100, [rows[0], lacks]), 8)  # forward alone
+    assert [row[2:] for row in table.rows] == [["1", "1"], ["not installed", "–"]]
+    assert table.columns[2:] == ["forward [ms]", "copy / time"]
     curve = figures.lengths([study]).data[0]
     assert curve["x"] == [4096, 8192] and curve["y"] == [0.4096, 0.8192]
 

@@ -101,12 +101,14 @@ def test_the_explorer_shows_what_was_measured_and_no_more(study):
 def test_the_explorer_switches_between_gpus(study):
     provenance = dataclasses.replace(GPU, gpu="NVIDIA Faster")
     rows = [r | {"median_ms": r["median_ms"] and r["median_ms"] / 2} for r in study.rows]
-    faster = Study("chunk-size", provenance, rows)
+    faster = Study("chunk-size", provenance, [r for r in rows if r["D"] == 64])
     figure = linear_figures.explorer({"A": (study, 1e12), "B": (faster, 2e12)})
     figure.plotly()
     assert figure.switches[0].options == ["A", "B"]
     assert list(figure.alts) == list(figure.readings) == list(figure.numbers)
     assert "least time is 0.5 ms at C = 64" in figure.alts["1,0"]
+    assert figure.numbers["1,0"].rows and not figure.numbers["1,1"].rows
+    assert figure.numbers["1,1"].caption.startswith("Nothing was measured for D = 32; ")
     assert figure.alts["0,0"].startswith("A, D = 64") and figure.alts["1,0"].startswith("B, ")
     assert "NVIDIA Test" in figure.provenance and "NVIDIA Faster" in figure.provenance
     assert {tuple(t["meta"]) for t in figure.data if t["visible"]} == {(0, 0)}
