@@ -264,8 +264,7 @@ def _by_kernel(study: Study) -> Figure | None:
 
 def _words(row: dict, causal: bool) -> str:
     """What the chapter calls a kernel."""
-    known = passes.of_kernel(row["kernel"], causal)
-    known = known[-max(1, round(row["launches"])) :]  # one may be spared: see studies/backward.py
+    known = passes.of_kernel(row["kernel"], causal, row["launches"])
     if known:
         return "both state passes" if len(known) > 1 else known[0].name
     name = row["kernel"].split("::")[-1]

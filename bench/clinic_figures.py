@@ -123,14 +123,11 @@ def _factors(study: Study) -> Figure | None:
     }
     said = [f"{NAMES[c]} {style.number(v)}" for c, v in zip(cases, values, strict=True)]
     alt = f"How many times too fast the wrong measurement looks: {', '.join(said)}."
-    other = {"drift": "second_ms"}  # the product that should have taken as long
-    body = [
-        [
-            NAMES[c],
-            *(style.number(rows[c][k]) for k in ("wrong_ms", other.get(c, "right_ms"), "factor")),
-        ]
-        for c in cases
-    ]
+    body = []
+    for c in cases:
+        beside = "second_ms" if c == "drift" else "right_ms"  # a product that should take as long
+        cells = (style.number(rows[c][column]) for column in ("wrong_ms", beside, "factor"))
+        body.append([NAMES[c], *cells])
     head = ["case", "wrong [ms]", "beside [ms]", "times too fast"]
     note = f"Beside: the right time; of the drift the second product. {source}"
     layout = {

@@ -54,11 +54,16 @@ def rows(first: Record, second: Record, experiment: str = COMPARISON) -> list[di
                 "second_void": b.void,
             }
         )
-    up = max(found, key=lambda r: r["N"])["copies"] > 1 if found else None
+    faster = bool(found) and second_is_faster(found)
     for row in found:  # short copies can differ the other way, by the hosts
-        if (row["copies"] > 1) != up and row["binds"] not in (TIMES_VOID, COPY_VOID):
+        if (row["copies"] > 1) != faster and row["binds"] not in (TIMES_VOID, COPY_VOID):
             row["binds"] = CANNOT
     return found
+
+
+def second_is_faster(found: list[dict]) -> bool:
+    """Whether the second of two records has the faster copies, by the longest row."""
+    return max(found, key=lambda r: r["N"])["copies"] > 1
 
 
 def one_processor(one: Provenance, two: Provenance) -> bool:
@@ -82,8 +87,7 @@ def pair(records: list[Record]) -> tuple[Record, Record] | None:
                 continue
             found = rows(a, b)
             if found:
-                longest = max(found, key=lambda r: r["N"])
-                return (a, b) if longest["copies"] > 1 else (b, a)
+                return (a, b) if second_is_faster(found) else (b, a)
     return None
 
 

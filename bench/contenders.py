@@ -252,6 +252,9 @@ register(
 # ----- packages of others -----------------------------------------------------------------------
 
 
+NO_PACKAGE = "there is no package"  # so begins the reason where one is not installed
+
+
 def _package(*names, part=None):
     """`available` of a contender that needs importable packages, and a `part` of the first one.
 
@@ -265,7 +268,7 @@ def _package(*names, part=None):
             except (ImportError, ValueError):
                 found = None
             if found is None:
-                return f"there is no package `{name}` here"
+                return f"{NO_PACKAGE} `{name}` here"
         if part is not None:
             found = find_spec(names[0])
             places = [Path(place) for place in found.submodule_search_locations or ()]

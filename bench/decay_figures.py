@@ -1,6 +1,6 @@
 """Figures of chapter 12: masks, horizons, what overflows, both directions, times and errors."""
 
-from . import diagrams, style, tables
+from . import contenders, diagrams, style, tables
 from .attention_figures import weight_maps
 from .diagrams import PALETTE, Axis, Curve, Drawing, Sketch
 from .figures import Figure, by_gpu
@@ -245,7 +245,7 @@ def table(study: Study, B: int) -> tables.Table:
 
 def _untimed(row: dict) -> str:
     """What stands in place of a time that there is none of."""
-    if "no package" in (row.get("reason") or ""):
+    if (row.get("reason") or "").startswith(contenders.NO_PACKAGE):
         return "not installed"
     return row.get("status", "–")
 

@@ -100,6 +100,10 @@ def moved(passes: tuple[Pass, ...], shape: Shape, parts: int | None = None) -> i
     return sum(p.bytes(shape, parts) for p in passes)
 
 
-def of_kernel(kernel: str, causal: bool) -> tuple[Pass, ...]:
-    """The passes of the backward pass that a kernel does, none for one that moves states alone."""
-    return tuple(p for p in BACKWARD[causal] if p.kernel == kernel)
+def of_kernel(kernel: str, causal: bool, launches: float | None = None) -> tuple[Pass, ...]:
+    """The passes of the backward pass that a kernel does, none for one that moves states alone.
+
+    With fewer `launches` than passes they are the last: it is the first state pass that is spared.
+    """
+    found = tuple(p for p in BACKWARD[causal] if p.kernel == kernel)
+    return found if launches is None else found[-max(1, round(launches)) :]

@@ -148,7 +148,11 @@ def _by_state(study: Study, more: list[Study]) -> Figure:
             source += f"; with 16 heads in part: {other.line}"
     several = {r["mixer"] for r in rows if r["state_numbers"]}  # sizes, trained alike
     others = study.select(what="trained", group="recall", status="ok", length=LENGTH)
-    rows = rows + [r for r in others if r["mixer"] not in several]
+    others = [r for r in others if r["mixer"] not in several]
+    for kind, made in (("of several sizes", rows), ("of one size", others)):
+        if made:
+            source += f"; steps of models {kind}: {max(r['steps'] for r in made):,}"
+    rows = rows + others
     panels, alts = {}, []
     sizes = sorted({r["state_numbers"] for r in rows if r["state_numbers"]})
     for exam in sorted({int(r["exam"]) for r in rows}, reverse=True):

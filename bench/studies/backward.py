@@ -288,8 +288,7 @@ def kernels_alone(watch: Watch, B: int, causal: bool):
     for fact in profiling.kernel_times(call, repeats=3 if watch.quick else 10):
         if fact["share"] < 0.001:
             continue
-        known = passes.of_kernel(fact["kernel"], causal)
-        known = known[-max(1, round(fact["launches"])) :]  # without the state pass that was spared
+        known = passes.of_kernel(fact["kernel"], causal, fact["launches"])
         moved = passes.moved(known, shape, parts) or None
         rows.append(
             {

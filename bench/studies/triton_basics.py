@@ -110,6 +110,7 @@ def measure(quick: bool, say: Callable[[str], None]) -> list[dict]:
 
 
 QUICK_BLOCKS = ((64, 4), (256, 4), (1024, 4), (4096, 4), (1024, 1), (1024, 16))
+QUICK_GROUPS = (1, 8)
 QUICK_ROWS, QUICK_WARPS = (256, 1024, 4096, 16384), (1, 4, 16)
 
 
@@ -309,7 +310,7 @@ def orders(watch: Watch):
     side = watch.side(8192)
     a, b = factors(side, watch)
     out = torch.empty_like(a)
-    groups = (1, 8) if watch.quick else (1, 2, 4, 8, 16, 64)
+    groups = QUICK_GROUPS if watch.quick else (1, 2, 4, 8, 16, 64)
     calls = {g: lambda g=g: matmul.matmul(a, b, out, group=g, **watch.best) for g in groups}
     for group, row in watch.times(calls).items():
         ms = row["median_ms"]

@@ -71,7 +71,12 @@ def test_how_many_tensors():
     assert [p.name for p in passes.of_kernel("state_kernel", True)] == [
         "state pass", "weighted state pass",
     ]  # fmt: skip
-    assert passes.of_kernel("combine_kernel", True) == ()
+    assert [p.name for p in passes.of_kernel("state_kernel", True, 1.0)] == ["weighted state pass"]
+    assert (
+        passes.of_kernel("combine_kernel", True)
+        == passes.of_kernel("combine_kernel", True, 1)
+        == ()
+    )
     tensor, words = row * 64 * 2, row * 4
     # in four parts, both state passes leave one out
     assert passes.moved(passes.BACKWARD[True], shape, 4) == 14 * tensor + 5.5 * words

@@ -18,6 +18,7 @@ def row(what, group, mixer, exam, seed, accuracy, **more):
     return {
         "what": what, "group": group, "length": 256, "mixer": mixer, "heads": 4, "exam": exam,
         "seed": seed, "rate": 0.01, "status": "ok", "reason": None, "step": 10,
+        "steps": 1400 if group == "state" else 1000,
         "state_numbers": keeps, "step_ms": 2.0, "bits": 8 * (1 - accuracy), "accuracy": accuracy,
     } | more  # fmt: skip
 
@@ -86,6 +87,8 @@ def test_further_sizes_are_shown_with_a_record_of_the_same_gpu(study):
         return drawn["x"], "abc123" in figure.provenance
 
     assert sizes(study, second) == ([512, 2048, 8192], True)
+    source = figures.by_state([study], [second]).provenance
+    assert "models of several sizes: 1,400; steps of models of one size: 1,000" in source
     assert sizes(replace(study, live=True), second) == ([2048, 8192], False)
     other = replace(second, provenance=replace(second.provenance, gpu="NVIDIA Other"))
     assert sizes(study, other) == ([2048, 8192], False)

@@ -263,7 +263,7 @@ def in_quick_form(name: str, r: dict) -> bool:
             "softmax": r.get("C") in (*triton_basics.QUICK_ROWS, 1000),
             "warps": r.get("num_warps") in triton_basics.QUICK_WARPS,
             "tiles": setting in triton_basics.QUICK_TILES,
-            "order": r.get("group") in (1, 8),
+            "order": r.get("group") in triton_basics.QUICK_GROUPS,
         }
         return few.get(r["part"], True)
     if name == "decay":  # here the time was over, and there is no fla
