@@ -119,7 +119,7 @@ def table(
     times = [f"{p.gpu.removeprefix('NVIDIA ')} [ms]" for p in (one, two)]
     columns = ["contender", "shape", "work", *times, "speed-up", "of the copy", "bound by"]
     caption = f"First: {first.line}{_clock(one)}. Second: {second.line}{_clock(two)}."
-    caption += unlike(one, two) + footnote([row[3:7] for row in cells])
+    caption += unlike(one, two) + zeros(one, two) + footnote([row[3:7] for row in cells])
     if len(shapes) == 1:  # it stands above the table then, and not in each row
         del columns[1]
         cells = [row[:1] + row[2:] for row in cells]
@@ -132,6 +132,17 @@ def unlike(one: Provenance, two: Provenance) -> str:
     known = ("commit", "command", "torch", "triton", "driver")
     other = [k for k in known if getattr(one, k) != getattr(two, k)]
     return f" The two differ in more than the GPU: {', '.join(other)}." if other else ""
+
+
+def zeros(one: Provenance, two: Provenance) -> str:
+    """After a space a sentence on what the clocks of two runs show for no work, or "".
+
+    By about as much two times of some microseconds differ that are equal otherwise.
+    """
+    shown = [p.null_kernel_ms and style.number(1e3 * p.null_kernel_ms) for p in (one, two)]
+    if None in shown:
+        return ""
+    return " For a kernel that does nothing the clocks show {} and {} µs.".format(*shown)
 
 
 def report(first: Record, second: Record):
@@ -189,6 +200,7 @@ def regressions(base: Record, head: Record, percent: float) -> tuple[Table, int]
     bad = sum(r["verdict"] not in ("", "faster") for r in found)
     said = f"{bad} of {len(found)} cases slower by more than {percent:g} %, or no longer right."
     caption = f"{said} Base: {base.line}. Head: {head.line}."
+    caption += zeros(base.provenance, head.provenance)
     columns = ["shape", "contender", "work", "base [ms]", "head [ms]", "change", "verdict"]
     return Table(columns, cells, caption, words=("shape", "contender", "work", "verdict")), bad
 

@@ -44,6 +44,7 @@ class Provenance:
     sm_clock_max_mhz: int | None = None
     memory_clock_mhz: int | None = None
     power_limit_w: float | None = None
+    null_kernel_ms: float | None = None  # of a run: what its clock shows for no work at all
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 

@@ -14,7 +14,7 @@ from . import contenders, floor, gate, hardware, results, truth, turns
 from .errors import BenchError
 from .results import Measurement, Record
 from .roofline import FORWARD, FORWARD_BACKWARD, WORKS, Shape, ideal_bytes, ideal_flops
-from .timing import CLOCKS, FULL, DeviceLost, Lane, Sampling, answers, race
+from .timing import CLOCKS, FULL, DeviceClock, DeviceLost, Lane, Sampling, answers, race
 
 LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
 QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
@@ -124,7 +124,10 @@ def run(
         raise BenchError(NO_GPU)
     clocks = {plan.clock: clock or CLOCKS[plan.clock]() for plan in plans}
     load = hardware.busy if device == "cuda" else contextlib.nullcontext
-    record = Record(hardware.provenance(command, load), live=True)
+    provenance = hardware.provenance(command, load)
+    if isinstance(timed := clocks.get("device"), DeviceClock):
+        provenance = replace(provenance, null_kernel_ms=timed.null_kernel_ms())
+    record = Record(provenance, live=True)
     known = {Entry.of(m): m for m in before.measurements} if before else {}
     rows = [(plan, shape) for plan in plans for shape in plan.shapes()]
     begin = time.monotonic()

@@ -126,6 +126,14 @@ class DeviceClock:
         self.end.synchronize()
         return self.start.elapsed_time(self.end), (issued - begin) * 1e3
 
+    def null_kernel_ms(self, samples: int = 100) -> float:
+        """Median of a kernel of one thread that does nothing, in ms: the zero of this clock.
+
+        It is what two events and a launch cost the device, and differs from host to host.
+        """
+        zero = [DeviceClock.sample(self, lambda: torch.cuda._sleep(0)) for _ in range(samples)]
+        return float(np.median([device_ms for device_ms, _ in zero]))
+
     def lost(self) -> bool:
         """Whether the device answers no more, as after an illegal memory access."""
         return not answers()

@@ -134,6 +134,12 @@ def test_the_report_has_both_ends_and_every_batch(record):
     later = replace(record, provenance=replace(record.provenance, **newer))
     told = comparing.table(record, faster_memory(later)).caption
     assert told.endswith("The two differ in more than the GPU: commit, torch, driver.")
+    assert "does nothing" not in told, "records of before do not say"
+    zero = [replace(r, provenance=replace(r.provenance, null_kernel_ms=ms))
+            for r, ms in ((record, 0.0048), (faster_memory(record), 0.00651))]  # fmt: skip
+    said = " For a kernel that does nothing the clocks show 4.8 and 6.51 µs."
+    assert comparing.table(*zero).caption.endswith(said)
+    assert comparing.regressions(*zero, 5)[0].caption.endswith(said)
     assert report._repr_html_().index("<details>") < report._repr_html_().index("(1, 8, 65536")
     bound = {row[0]: row[-1] for row in report[0].rows}
     assert bound["This book (Triton)"] == "memory"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bench import contenders, eager, runner, truth
+from bench import contenders, eager, results, runner, truth
 from bench.contenders import Contender
 from bench.errors import BenchError
 from bench.results import Record
-from bench.timing import DeviceLost, HostClock, Lane, Sampling
+from bench.timing import DeviceClock, DeviceLost, HostClock, Lane, Sampling
 from kernels import reference
 
 ONCE = Sampling(least=2, most=2, budget_s=0.0, warm_up=1)
@@ -49,6 +49,26 @@ def test_the_book_is_measured_in_both_orders_and_works():
         assert m.floor_ms > 0
         assert m.first_call_ms > 0
         assert m.error < 1e-5
+
+
+def test_the_record_says_what_the_clock_shows_for_no_work(tmp_path):
+    class Clock(DeviceClock):
+        """A device's clock that reads the host's, since there is no device."""
+
+        def __init__(self):
+            pass
+
+        sample, hold_ms, lost = HostClock.sample, HostClock.hold_ms, HostClock.lost
+
+        def null_kernel_ms(self):
+            return 0.0047
+
+    plan = runner.Plan(**(SMALL | {"contenders": ("book",), "lengths": (64,)}))
+    record = runner.run(plan, clock=Clock(), device="cpu")
+    assert record.provenance.null_kernel_ms == 0.0047
+    again = results.read(results.write(record, tmp_path / "gpu.json"))
+    assert again.provenance.null_kernel_ms == 0.0047
+    assert run("book").provenance.null_kernel_ms is None, "the host's clock has no such zero"
 
 
 def test_failures_stay_alone(enter):

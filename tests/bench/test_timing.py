@@ -196,6 +196,27 @@ def test_the_hold_of_the_device_covers_the_host_up_to_its_limit():
     assert clock.hold_ms(1e9) == DeviceClock.HOLD_LIMIT_MS >= 20
 
 
+def test_the_zero_of_the_clock_is_the_median_of_a_kernel_that_does_nothing(monkeypatch):
+    slept = []
+    monkeypatch.setattr(timing.torch.cuda, "_sleep", slept.append)
+    times = iter([0.004, 0.009, 0.005])
+    monkeypatch.setattr(DeviceClock, "sample", lambda self, call: (next(times), call()))
+    for kind in (DeviceClock, timing.GraphClock):
+        clock = kind.__new__(kind)  # without a GPU
+        assert clock.null_kernel_ms(samples=3) == 0.005
+        assert slept == [0, 0, 0]
+        slept.clear()
+        times = iter([0.004, 0.009, 0.005])
+
+
+@needs_gpu
+def test_the_zero_of_the_clock_is_above_nothing_and_below_a_small_copy():
+    lane = Lane(floor.copy_call(2**22))
+    clock = DeviceClock()
+    race([lane], clock, Sampling(20, 20, 1.0, 2))
+    assert 0 < clock.null_kernel_ms() < lane.percentile(50)
+
+
 def test_context_is_entered_around_each_call_and_not_timed():
     class Context:
         def __enter__(self):
