@@ -224,6 +224,23 @@ def first_calls(record: Record) -> Table:
     return Table(columns, rows, caption, words=("where",))
 
 
+def zeros(records: list[Record]) -> Table:
+    """What the clock of each run shows for a kernel that does nothing, beside its shortest call."""
+    rows = []
+    for record in records:
+        zero_ms = record.provenance.null_kernel_ms
+        timed = [m for m in record.select() if m.ok and not m.void]
+        if zero_ms and timed:
+            m = min(timed, key=lambda m: m.median_ms)
+            what = f"{label(m)}, ({m.B}, {m.H}, {m.N}, {m.D}) {style.order(m.causal)}"
+            times = [style.number(1e3 * ms) for ms in (zero_ms, m.median_ms)]
+            share = f"{100 * zero_ms / m.median_ms:.0f} %"
+            rows.append([record.line, times[0], what, times[1], share])
+    columns = ["run", "does nothing [µs]", "shortest call", "its time [µs]", "zero's share"]
+    caption = "A kernel that does nothing, and the shortest call that the run has timed."
+    return Table(columns, rows, caption, words=("run", "shortest call"))
+
+
 def label(m: Measurement | None) -> str:
     """The contender of a measurement as figures call it."""
     return "–" if m is None else contenders.label(m.contender)

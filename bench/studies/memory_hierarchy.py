@@ -5,6 +5,7 @@ Every row has an `experiment` and a `status`: "ok", or "failed" with a `reason` 
 | experiment | what is varied | what is found |
 |---|---|---|
 | ceiling | the kind of access | GB/s of large transfers |
+| launch | kernels that do nothing, one after the other | time |
 | copy | bytes | time of one copy that starts with a cold L2 |
 | working-set | bytes that are read again and again | GB/s with L1 and past it |
 | latency | bytes that a pointer chase walks through | ns of one load |
@@ -44,6 +45,7 @@ ABOUT = "bandwidth, latency and conflicts of registers, shared memory, L2 and th
 KIND = "experiment"
 COLUMNS = {
     "ceiling": "status | kind bytes median_ms GBps",
+    "launch": "status | kernels median_ms",
     "copy": "status | bytes median_ms GBps",
     "working-set": "status | path size_bytes per_multiprocessor_bytes bytes median_ms GBps",
     "latency": "status | walk size_bytes steps latency_ns",
@@ -109,6 +111,16 @@ class Bench:
         }
         for kind, (call, nbytes) in kinds.items():
             yield _rate(self.time(call, kind=kind, bytes=nbytes))
+
+    def launch(self):
+        """What the clock shows for no kernel, and for kernels of one thread that does nothing."""
+
+        def call(kernels):
+            for _ in range(kernels if self.device == "cuda" else 0):
+                torch.cuda._sleep(0)
+
+        for kernels in (0, 1, 2, 4, 8):
+            yield self.time(lambda n=kernels: call(n), kernels=kernels)
 
     def copy(self):
         """One copy by the kernel of the book, with a flushed L2, from small to large."""
@@ -333,6 +345,7 @@ class Bench:
 
 EXPERIMENTS = {
     "ceiling": Bench.ceiling,
+    "launch": Bench.launch,
     "copy": Bench.copy,
     "working-set": Bench.working_set,
     "latency": Bench.latency,

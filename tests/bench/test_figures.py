@@ -218,6 +218,23 @@ def test_the_first_call_stands_apart(record):
     assert float(book[3]) == pytest.approx(0.04), "what the host needs for a call"
 
 
+def test_the_zero_of_the_clock_stands_beside_the_shortest_call_that_counts(record):
+    assert tables.zeros([record]).rows == [], "records of before do not say"
+    known = replace(record, provenance=replace(record.provenance, null_kernel_ms=0.004))
+    ((run, zero, what, shortest, share),) = tables.zeros([known, record]).rows
+    times = {m.key: m.median_ms for m in known.select() if m.ok}
+    least = min(times, key=times.get)
+    assert run == record.line and zero == "4"
+    assert float(shortest) == pytest.approx(1e3 * times[least], rel=0.01)
+    assert share == f"{0.4 / times[least]:.0f} %"
+    shaky = [
+        replace(m, unsteady=True) if m.median_ms == times[least] else m for m in known.measurements
+    ]
+    ((*_, next_shortest, _),) = tables.zeros([replace(known, measurements=shaky)]).rows
+    assert float(next_shortest) > float(shortest)
+    assert what.startswith(tables.label(next(m for m in known.measurements if m.key == least)))
+
+
 def test_unsteady_times_are_marked_and_explained(record):
     at = next(
         i for i, m in enumerate(record.measurements)
