@@ -61,31 +61,6 @@ def limits(study: Study) -> Report:
     return Report([*shown, "\n".join(why)] if why else shown)
 
 
-def places(study: Study) -> Report:
-    """How much the places of a call's tensors change its time, a table for each length."""
-    return Report(_places(study, N) for N in sorted({r["N"] for r in study.rows})).folded(1)
-
-
-def _places(study: Study, N: int) -> Table:
-    cells, notes = [], {}
-    rows = study.select(N=N)
-    for i, r in enumerate(rows):
-        line = [contender_label(r["contender"]), style.order(r["causal"])]
-        if r["status"] == "ok":
-            line += (style.number(1e3 * r[column]) for column in ("least_ms", "most_ms"))
-            line += (f"{r['most_ms'] / r['least_ms']:.3f}", f"{r['again']:.3f}")
-        else:
-            line += [r["status"].replace("_", " "), *"–––"]
-            notes[i, 2] = r["reason"]
-        cells.append(line)
-    columns = ["contender", "order", "fastest place [µs]", "slowest place [µs]"]
-    columns += ["slowest / fastest", "a place twice"]
-    count = max((r["places"] for r in rows if r["status"] == "ok"), default=0)
-    said = "({B}, {H}, {N}, {D}), {work}".format(**rows[0])
-    said += f", in {count} places, each timed twice in one race"
-    return Table(columns, cells, f"{said}; {study.line}.", notes, words=("order",))
-
-
 def memory(study: Study) -> Report:
     """What calls need beside their tensors, the longest sequences, then the whole peaks: a table
     for each order and work."""

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,8 +18,6 @@ from .timing import CLOCKS, FULL, DeviceClock, DeviceLost, Lane, Sampling, answe
 
 LENGTHS = tuple(2**i for i in range(9, 17))  # 512 … 65536
 QUICK_LENGTHS = LENGTHS[1::2]  # 1K, 4K, 16K, 64K
-PLACES = 8  # in so many places the tensors of a short call lie, in turns
-SHORT_BYTES = 2**24  # what a short call moves at most, forward
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,6 @@ class Inputs:
     gradients: bool
     device: str = "cuda"
     truths: dict = field(default_factory=dict)
-    moved: list["Inputs"] = field(default_factory=list)
 
     def __post_init__(self):
         s = self.shape
@@ -69,21 +65,6 @@ class Inputs:
             return x.normal_(generator=generator)
 
         self.q, self.k, self.v, self.do = normal(s.D), normal(s.D), normal(s.Dv), normal(s.Dv)
-
-    @property
-    def places(self) -> int:
-        """In how many places of the GPU's memory a race has them."""
-        return places(self.shape) if self.device == "cuda" else 1
-
-    def elsewhere(self) -> list["Inputs"]:
-        """The same numbers in the other places, copied once."""
-        while len(self.moved) < self.places - 1:
-            other = copy(self)
-            other.moved = []  # a place has no others
-            for name in ("q", "k", "v", "do"):
-                setattr(other, name, getattr(self, name).clone())
-            self.moved.append(other)
-        return self.moved
 
     def given(self, function):
         """q, k, v as a function takes them: with φ applied to q and k where it has no φ."""
@@ -97,11 +78,6 @@ class Inputs:
             do = self.do if self.gradients else None
             self.truths[function] = truth.compute(function, self.shape, *self.given(function), do)
         return self.truths[function]
-
-
-def places(shape: Shape) -> int:
-    """In how many places the tensors of a call lie while it is timed: many for a short call."""
-    return PLACES if ideal_bytes(shape, FORWARD) <= SHORT_BYTES else 1
 
 
 @dataclass(frozen=True)
@@ -238,29 +214,26 @@ def measure(
     facts: list[dict] = []
     lanes: list[Lane | None] = []
     for contender in entrants:
-        fact, calls = admit(contender, inputs, work, watch)
+        fact, call = _admit(contender, inputs, work, watch)
         facts.append(fact)
-        context = watch.context(contender, work)
-        lanes.append(Lane(calls[0], context, tuple(calls[1:])) if calls else None)
-        del calls  # a failed one may hold memory
+        lanes.append(None if call is None else Lane(call, watch.context(contender, work)))
+        del call  # a failed one may hold memory
 
     racing = [lane for lane in lanes if lane is not None]
     if not racing:
         return facts
-    least = Lane(lambda: None)
+    copy = Lane(lambda: None)
     try:
-        moved = ideal_bytes(inputs.shape, work)
-        least.call, *others = (floor.copy_call(moved, inputs.device) for _ in range(inputs.places))
-        least.elsewhere = tuple(others)
-        race([*racing, least], clock, sampling)
+        copy.call = floor.copy_call(ideal_bytes(inputs.shape, work), inputs.device)
+        race([*racing, copy], clock, sampling)
     except torch.OutOfMemoryError as problem:
-        least.failure = problem
+        copy.failure = problem
     ours = [x for x, c in zip(lanes, entrants, strict=True) if c.name == "book"]
-    again = {} if least.failure else _steadier(racing, least, ours, clock, sampling)
+    again = {} if copy.failure else _steadier(racing, copy, ours, clock, sampling)
     for fact, first in zip(facts, lanes, strict=True):
         if first is None:
             continue
-        lane, beside = again.get(id(first), (first, least))
+        lane, beside = again.get(id(first), (first, copy))
         if beside.failure is not None:
             fact |= {"status": "failed", "reason": f"its floor: {one_line(beside.failure)}"}
         elif lane.failure is not None:
@@ -283,26 +256,26 @@ def measure(
     return facts
 
 
-def _steadier(racing: list[Lane], least: Lane, company: list[Lane], clock, sampling) -> dict:
+def _steadier(racing: list[Lane], copy: Lane, company: list[Lane], clock, sampling) -> dict:
     """{id of a lane: (the lane that counts, the copy that raced beside it)}.
 
     Lanes whose samples disagree race once more, in turns with the copy and with `company`, and of
     each the steadier one counts, with the copy of its race. Where the copy was unsteady, everybody
     is given the steadier of the two copies.
     """
-    shaky = {id(x) for x in (*racing, least) if x.failure is None and x.spread > results.STEADY}
+    shaky = {id(x) for x in (*racing, copy) if x.failure is None and x.spread > results.STEADY}
     if not shaky:
         return {}
-    known = {id(x): x for x in (*racing, least) if x.failure is None}
-    beside = {id(x) for x in (*company, least)}
+    known = {id(x): x for x in (*racing, copy) if x.failure is None}
+    beside = {id(x) for x in (*company, copy)}
     wanted = [i for i in known if i in shaky or i in beside]
-    second = {i: known[i].again() for i in wanted}
+    second = {i: Lane(known[i].call, known[i].context) for i in wanted}
     race(list(second.values()), clock, sampling)
-    other = second.pop(id(least))
+    other = second.pop(id(copy))
     if other.failure is not None:
         return {}
-    steadier = id(least) in shaky and other.spread < least.spread
-    found = {id(x): (x, other if steadier else least) for x in racing}
+    steadier = id(copy) in shaky and other.spread < copy.spread
+    found = {id(x): (x, other if steadier else copy) for x in racing}
     for i, new in second.items():
         if i in shaky and new.failure is None and new.spread < known[i].spread:
             found[i] = new, other
@@ -327,24 +300,24 @@ def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> 
     )
 
 
-def admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, list[Callable]]:
-    """Let a contender through the gate: (what is known of it, the call to time in each place).
+def _admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, Callable | None]:
+    """Let a contender through the gate: (what is known of it, the call to time or None).
 
     Raises DeviceLost when the device answers no more after its call.
     """
     shape = inputs.shape
     reason = watch.refused.get(watch.entry(contender, work))
     if reason is not None:
-        return {"status": "failed", "reason": reason}, []
+        return {"status": "failed", "reason": reason}, None
     missing = contender.available()
     if missing is not None:
         return {
             "status": "not_installed",
             "reason": f"{missing}; to install: {contender.install}",
-        }, []
+        }, None
     refusal = contender.refusal(shape)
     if refusal is not None:
-        return {"status": "failed", "reason": refusal}, []
+        return {"status": "failed", "reason": refusal}, None
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
@@ -358,15 +331,13 @@ def admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, lis
                 synchronize(inputs.device)
             first_call_ms = (time.perf_counter() - begin) * 1e3
             verdict = gate.judge(outputs(result), inputs.truth(contender.function), shape.dtype)
-            del result
-            calls = [call, *(prepare(contender, x, work)[0] for x in inputs.elsewhere())]
         except Exception as problem:
             fact = {"status": "failed", "reason": one_line(problem, said)}
             del problem
             free(inputs.device)
             if inputs.device == "cuda" and not answers():
                 raise DeviceLost(fact["reason"]) from None
-            return fact, []
+            return fact, None
     fact = {
         "status": "ok" if verdict.ok else "wrong",
         "reason": verdict.reason,
@@ -374,7 +345,7 @@ def admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, lis
         "verified": verdict.verified,
         "first_call_ms": first_call_ms,
     }
-    return fact, calls if verdict.ok else []
+    return fact, call if verdict.ok else None
 
 
 def prepare(contender, inputs: Inputs, work: str) -> tuple[Callable, Callable]:

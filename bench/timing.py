@@ -17,8 +17,6 @@ A sample of one contender is
   thrown away and taken without a hold. They count host and device together, `Lane.host_included`
   says so, and every record and table marks them.
 - Contenders take turns (A B C A B C), so that a drift of clocks or temperature meets all of them.
-- Where its tensors lie can change the time of a short call, and they lie there for as long as the
-  process lives. A lane may have the same call on tensors in other places: its samples take turns.
 """
 
 import time
@@ -59,24 +57,10 @@ class Lane:
 
     call: Call
     context: Callable = nullcontext  # entered around each call, outside the timed region
-    elsewhere: tuple[Call, ...] = ()  # the same call on tensors that lie in other places
     device_ms: list[float] = field(default_factory=list)
     host_ms: list[float] = field(default_factory=list)
     failure: Exception | None = None
     host_included: bool = False  # the device times count what the host needed too
-
-    @property
-    def places(self) -> int:
-        """In how many places the tensors of the call lie."""
-        return 1 + len(self.elsewhere)
-
-    def of_sample(self, number: int) -> Call:
-        """The call of a sample: the places take turns."""
-        return (self.call, *self.elsewhere)[number % self.places]
-
-    def again(self) -> "Lane":
-        """The same lane with nothing measured."""
-        return Lane(self.call, self.context, self.elsewhere)
 
     def percentile(self, percent: float) -> float:
         """A percentile of the device times, in ms."""
@@ -267,7 +251,7 @@ def outlasted(clock, expected_ms: float, host_ms: float) -> bool:
 
 @turns.alone()
 def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
-    """Warm up every lane in all its places, then sample them in turns; the lanes hold the result.
+    """Warm up every lane, then sample them in turns; the lanes hold the result.
 
     A lane whose call raises keeps the exception in `failure` and leaves; the others go on.
     A sample whose hold the host outlasted is taken again, with the longest host time seen so far.
@@ -276,13 +260,12 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
     Raises DeviceLost from the failure after which the device answers no more.
     """
 
-    def attempt(lane, host_ms, sample):
-        call = lane.of_sample(sample)
+    def attempt(lane, host_ms):
         try:
             with lane.context():
                 if lane.host_included:
-                    return clock.sample(call, host_ms, hold=False)
-                return clock.sample(call, host_ms)
+                    return clock.sample(lane.call, host_ms, hold=False)
+                return clock.sample(lane.call, host_ms)
         except Exception as problem:
             lane.failure = problem
             if clock.lost():
@@ -293,8 +276,8 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
     expected_host_ms = []
     for lane in lanes:
         device_ms, host_ms = float("inf"), 0.0
-        for i in range(sampling.warm_up * lane.places):
-            taken = attempt(lane, host_ms, i)
+        for _ in range(sampling.warm_up):
+            taken = attempt(lane, host_ms)
             if taken is None:
                 break
             device_ms, host_ms = min(device_ms, taken[0]), taken[1]
@@ -307,7 +290,7 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
     def take(i):
         """A sample of lane i that counts, or None where its call raised."""
         lane, strikes = lanes[i], 0
-        taken = attempt(lane, expected_host_ms[i], len(lane.device_ms))
+        taken = attempt(lane, expected_host_ms[i])
         while taken and not lane.host_included and outlasted(clock, expected_host_ms[i], taken[1]):
             held_ms = clock.hold_ms(expected_host_ms[i])
             expected_host_ms[i] = max(expected_host_ms[i], taken[1])
@@ -318,7 +301,7 @@ def race(lanes: list[Lane], clock, sampling: Sampling = FULL) -> None:
                 lane.host_included = True
                 lane.device_ms.clear()
                 lane.host_ms.clear()
-            taken = attempt(lane, expected_host_ms[i], len(lane.device_ms))
+            taken = attempt(lane, expected_host_ms[i])
         return taken
 
     while True:

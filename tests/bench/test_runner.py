@@ -63,12 +63,12 @@ def test_the_record_says_what_the_clock_shows_for_no_work(tmp_path):
         def null_kernel_ms(self):
             return 0.0047
 
-    plan = runner.Plan(**(SMALL | {"contenders": ("eager",), "lengths": (64,)}))
+    plan = runner.Plan(**(SMALL | {"contenders": ("book",), "lengths": (64,)}))
     record = runner.run(plan, clock=Clock(), device="cpu")
     assert record.provenance.null_kernel_ms == 0.0047
     again = results.read(results.write(record, tmp_path / "gpu.json"))
     assert again.provenance.null_kernel_ms == 0.0047
-    assert run("eager").provenance.null_kernel_ms is None, "the host's clock has no such zero"
+    assert run("book").provenance.null_kernel_ms is None, "the host's clock has no such zero"
 
 
 def test_failures_stay_alone(enter):
@@ -168,41 +168,6 @@ def test_an_unsteady_copy_races_again_and_its_spread_is_kept():
 def test_a_lane_of_the_second_race_has_the_copy_of_that_race():
     m = scripted(1, 1, 1.0, 1, 3.0, 1, 1, 1, 1.2, 0.7, 1.2, 0.7)
     assert (m.median_ms, m.floor_ms, m.raced_again) == (1.2, 0.7, True)
-
-
-def test_short_calls_have_several_places():
-    assert runner.places(runner.Shape(1, 8, 512)) == runner.PLACES > 1
-    assert runner.places(runner.Shape(1, 8, 65536)) == 1
-
-
-def test_the_places_of_a_call_take_turns(enter, monkeypatch):
-    seen = []
-
-    def look(q, k, v, *, causal):
-        seen.append(tuple(x.data_ptr() for x in (q, k, v)))
-        return eager.linear_attention(q, k, v, causal=causal)
-
-    monkeypatch.setattr(runner.Inputs, "places", 3)  # as on a GPU
-    (m,) = run(
-        enter("look", look), orders=(False,), works=("forward",),
-        sampling=Sampling(least=6, most=6, budget_s=0.0, warm_up=1),
-    ).measurements  # fmt: skip
-    assert m.ok and m.samples == 6
-    gate, *timed = seen
-    assert len({x for place in timed[:3] for x in place}) == 9, "no two tensors lie in one place"
-    assert gate == timed[0] and timed == 3 * timed[:3], "a warm-up in each, then in turns"
-
-
-def test_the_places_hold_the_same_numbers_and_are_made_once(monkeypatch):
-    inputs = runner.Inputs(runner.Shape(1, 2, 64, 16, 16, "float32"), True, "cpu")
-    assert inputs.elsewhere() == [], "a CPU has one"
-    monkeypatch.setattr(runner.Inputs, "places", 3)
-    others = inputs.elsewhere()
-    assert len(others) == 2 and inputs.elsewhere() is others
-    for other in others:
-        assert other.truths is inputs.truths and not other.moved
-        for name in ("q", "k", "v", "do"):
-            assert torch.equal(getattr(other, name), getattr(inputs, name))
 
 
 def test_the_second_race_has_the_copy_and_the_book_in_it():

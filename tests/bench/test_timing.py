@@ -196,32 +196,6 @@ def test_the_hold_of_the_device_covers_the_host_up_to_its_limit():
     assert clock.hold_ms(1e9) == DeviceClock.HOLD_LIMIT_MS >= 20
 
 
-def test_places_take_turns_after_a_warm_up_in_each():
-    calls = []
-    lane = Lane(lambda: calls.append("a"), elsewhere=(lambda: calls.append("b"),))
-    assert lane.places == 2 and lane.again().places == 2
-    race([lane], HostClock(), Sampling(5, 5, 0.0, 1))
-    assert "".join(calls) == "ab" + "ababa"
-    assert lane.again().device_ms == []
-
-
-def test_a_sample_that_is_taken_again_stays_in_its_place():
-    class Slow(HostClock):
-        hosts = iter([0.1, 0.1, 9.0, 0.1, 0.1])
-
-        def hold_ms(self, host_ms):
-            return 1 + host_ms
-
-        def sample(self, call, host_ms=0.0):
-            call()
-            return 1.0, next(self.hosts)
-
-    calls = []
-    lane = Lane(lambda: calls.append("a"), elsewhere=(lambda: calls.append("b"),))
-    race([lane], Slow(), Sampling(2, 2, 0.0, 1))
-    assert "".join(calls) == "ab" + "aab"
-
-
 def test_the_zero_of_the_clock_is_the_median_of_a_kernel_that_does_nothing(monkeypatch):
     slept = []
     monkeypatch.setattr(timing.torch.cuda, "_sleep", slept.append)
