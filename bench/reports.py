@@ -1,6 +1,7 @@
 """Studies as tables, for a terminal and for pages: each function returns a Report."""
 
 import html
+import statistics
 
 from . import limits as _limits
 from . import studies, style, tables
@@ -59,6 +60,51 @@ def limits(study: Study) -> Report:
     shown = [_limits.table(study.rows, study.line)]
     why = [f"{r['work']} {r['shape']}: {r['reason']}" for r in study.rows if r["reason"]]
     return Report([*shown, "\n".join(why)] if why else shown)
+
+
+def launches(study: Study) -> Report:
+    """The slow one of four launches beside the others: by arguments, then by contender."""
+    own, theirs, notes = [], [], {}
+    for rows in _together(study.select(part="arguments"), "arguments"):
+        n = rows[0]["arguments"]
+        own.append([str(n), f"{8 * n:,}", *_slow_and_others(rows)])
+    for rows in _together(study.select(part="contenders"), "contender", "causal"):
+        r = rows[0]
+        if r["status"] != "ok":
+            notes[len(theirs), 2] = r["reason"]
+        launches = str(r["launches"]) if r["status"] == "ok" else r["status"].replace("_", " ")
+        line = [contender_label(r["contender"]), style.order(r["causal"]), launches]
+        theirs.append([*line, *_slow_and_others(rows)])
+    times = ["one of four [µs]", "the other three [µs]", "ratio"]
+    shape = "({B}, {H}, {N}, {D}), {work}".format(**(study.select(part="contenders") or [{}])[0])
+    return Report([
+        Table(
+            ["arguments", "bytes", *times], own,
+            f"A kernel of one thread that adds its arguments, median; {study.line}.",
+        ),
+        Table(
+            ["contender", "order", "launches of a call", *times], theirs,
+            f"{shape}, median, by the launches before the call; {study.line}.", notes,
+            words=("order",),
+        ),
+    ])  # fmt: skip
+
+
+def _together(rows: list[dict], *columns: str) -> list[list[dict]]:
+    """Rows that have these columns in common, in their order."""
+    found = {}
+    for r in rows:
+        found.setdefault(tuple(r[c] for c in columns), []).append(r)
+    return list(found.values())
+
+
+def _slow_and_others(rows: list[dict]) -> list[str]:
+    """Time of the slow phase, median of the others' [µs], and their ratio."""
+    if rows[0]["status"] != "ok":
+        return ["–", "–", "–"]
+    slow, *others = (r["median_ms"] for r in sorted(rows, key=lambda r: r["phase"]))
+    usual = statistics.median(others)
+    return [style.number(1e3 * slow), style.number(1e3 * usual), f"{slow / usual:.3f}"]
 
 
 def memory(study: Study) -> Report:

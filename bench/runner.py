@@ -214,7 +214,7 @@ def measure(
     facts: list[dict] = []
     lanes: list[Lane | None] = []
     for contender in entrants:
-        fact, call = _admit(contender, inputs, work, watch)
+        fact, call = admit(contender, inputs, work, watch)
         facts.append(fact)
         lanes.append(None if call is None else Lane(call, watch.context(contender, work)))
         del call  # a failed one may hold memory
@@ -300,7 +300,7 @@ def _measurement(plan: Plan, contender, shape: Shape, work: str, fact: dict) -> 
     )
 
 
-def _admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, Callable | None]:
+def admit(contender, inputs: Inputs, work: str, watch: Watch) -> tuple[dict, Callable | None]:
     """Let a contender through the gate: (what is known of it, the call to time or None).
 
     Raises DeviceLost when the device answers no more after its call.

@@ -17,8 +17,12 @@ A sample of one contender is
   thrown away and taken without a hold. They count host and device together, `Lane.host_included`
   says so, and every record and table marks them.
 - Contenders take turns (A B C A B C), so that a drift of clocks or temperature meets all of them.
+- On an H100 one launch of four takes longer, if its arguments are many (the study `launches`). If
+  the kernels of a round were a multiple of four, a contender would meet it always or never: none to
+  three empty kernels go before each sample.
 """
 
+import random
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -30,6 +34,7 @@ import torch
 from . import turns
 
 Call = Callable[[], object]
+PHASES = 4  # one launch of so many is another one
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ class DeviceClock:
 
     `sample(call, host_ms)` returns (device ms, host ms). `host_ms` is how long the host is expected
     to need to issue the call, and `hold_ms(host_ms)` how long the stream is then held. With
-    `hold=False` it is not, and the first of the two counts host and device together.
+    `hold=False` it is not, and the first of the two counts host and device together. `before` is
+    the number of empty kernels that go before it, none to three of them at random where it is None.
     """
 
     FLUSH_FACTOR = 4  # the buffer is this many times the L2
@@ -100,6 +106,7 @@ class DeviceClock:
         self.start = torch.cuda.Event(enable_timing=True)
         self.end = torch.cuda.Event(enable_timing=True)
         self.cycles_per_ms = self._calibrate()
+        self.before = random.Random(0)
 
     def _calibrate(self) -> float:
         """Cycles of the holding kernel per millisecond, once the GPU has left its idle clock."""
@@ -114,7 +121,11 @@ class DeviceClock:
     def hold_ms(self, host_ms: float) -> float:
         return min(self.HOLD_LIMIT_MS, 0.1 + 1.5 * host_ms)
 
-    def sample(self, call: Call, host_ms: float = 0.0, hold: bool = True) -> tuple[float, float]:
+    def sample(
+        self, call: Call, host_ms: float = 0.0, hold: bool = True, before: int | None = None
+    ) -> tuple[float, float]:
+        for _ in range(self.before.randrange(PHASES) if before is None else before):
+            torch.cuda._sleep(0)  # a kernel that does nothing
         self.buffer.zero_()
         if hold:
             torch.cuda._sleep(int(self.hold_ms(host_ms) * self.cycles_per_ms))
@@ -154,10 +165,12 @@ class GraphClock(DeviceClock):
         super().__init__()
         self.graphs = {}  # call -> its graph; they hold the memory of their results
 
-    def sample(self, call: Call, host_ms: float = 0.0, hold: bool = True) -> tuple[float, float]:
+    def sample(
+        self, call: Call, host_ms: float = 0.0, hold: bool = True, before: int | None = None
+    ) -> tuple[float, float]:
         if call not in self.graphs:
             self.graphs[call] = self._capture(call)
-        return super().sample(self.graphs[call].replay, host_ms, hold)
+        return super().sample(self.graphs[call].replay, host_ms, hold, before)
 
     @staticmethod
     def _capture(call: Call):

@@ -93,6 +93,11 @@ def see_launches(see) -> None:
     triton.runtime.JITFunction.run = run
 
 
+def integer(value: int) -> str:
+    """The type that Triton gives a number."""
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
 def form_of(kernel, values: dict) -> tuple[dict, dict, dict]:
     """(types, constants, what is aligned) that Triton compiles a kernel for at a launch.
 
@@ -113,8 +118,10 @@ def form_of(kernel, values: dict) -> tuple[dict, dict, dict]:
             continue
         if isinstance(value, torch.Tensor):
             signature[name] = types[value.dtype]
+        elif isinstance(value, tuple):
+            signature[name] = tuple(map(integer, value))
         elif isinstance(value, int):
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            signature[name] = integer(value)
         else:
             signature[name] = "fp32"
         skipped = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment

@@ -1,11 +1,14 @@
 """The probes of the memory chapter do what they say: a clock that times them times just that."""
 
+import re
+
 import ahead
 import pytest
 import torch
 from oracle import DEVICE, randn
 
 from kernels.steps.memory import (
+    arguments,
     banks,
     chase,
     copy,
@@ -88,6 +91,13 @@ def test_waves():
     torch.testing.assert_close(got.double().cpu(), x.sum().expand(3), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_each_argument_is_added(count):
+    out = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    want = sum(2**40 + 1 + 2 * i for i in range(count))
+    assert arguments.total(count, out) is out and out.item() == want
+
+
 @pytest.mark.parametrize("tile", [(1, 64), (8, 8), (64, 2), (16, 32)])
 def test_transpose(tile):
     x = randn(64, 128)
@@ -136,6 +146,7 @@ waves.work(2, 3, "cpu")
 transpose.transpose(x.view(128, 128), 16, 16)
 banks.gather(whole, 2, 3, 5)
 intensity.copy_and_compute(x, 3)
+arguments.total(100, whole.long())
 made = {name.split(".")[-1]: (name, kernel) for name, kernel in compiled.items()}
 made["read_kernel.cg"] = (made["read_kernel"][0], past_l1)
 print(json.dumps({
@@ -143,7 +154,7 @@ print(json.dumps({
     for short, (name, kernel) in made.items()
 }))
 """
-PROBES = "banks chase copy in_flight intensity read stride transpose waves".split()
+PROBES = "arguments banks chase copy in_flight intensity read stride transpose waves".split()
 COMPILED = {f"memory.{name}" for name in PROBES}
 
 
@@ -154,7 +165,7 @@ def compiled(request):
 
 
 def test_probes_compile(compiled):
-    assert len(compiled) == 10
+    assert len(compiled) == 11
     assert ahead.modules(made["name"] for made in compiled.values()) == COMPILED
     assert max(made["shared"] for made in compiled.values()) <= 64 * 1024
 
@@ -178,4 +189,6 @@ def test_the_compiler_leaves_what_is_to_be_timed(compiled):
     assert "ld.shared" in loops("gather_kernel")
     assert "fma" in loops("work_kernel") and "fma" in loops("intensity_kernel")
     assert "v4" in compiled["copy_kernel"]["ptx"]
+    taken = set(re.findall(r"ld\.param\.\S+\s+[^;]*?_param_(\d+)", compiled["sum_kernel"]["ptx"]))
+    assert len(taken) == 101, "an argument that is not looked at might not be handed over"
     assert "ld.global" in compiled["stride_kernel"]["ptx"]

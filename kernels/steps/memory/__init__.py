@@ -8,9 +8,10 @@ Triton compiles a kernel anew for an argument that is 1 or a multiple of 16. A n
 varied, and must not change the code, is named in `do_not_specialize`.
 """
 
-from . import banks, chase, copy, in_flight, intensity, read, stride, transpose, waves
+from . import arguments, banks, chase, copy, in_flight, intensity, read, stride, transpose, waves
 
 __all__ = [
+    "arguments",
     "banks",
     "chase",
     "copy",
