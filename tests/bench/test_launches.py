@@ -51,6 +51,9 @@ def test_a_phase_without_a_sample_is_no_result():
         launches.by_phase([(0, 1.0), (0, None)], 1)
 
 
+needs_interpreter = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal on a CPU")
+
+
 @pytest.fixture
 def rows(monkeypatch):
     monkeypatch.setattr(launches, "SOME", ("eager", "fla-chunk"))
@@ -59,6 +62,7 @@ def rows(monkeypatch):
     return launches.measure(False, lambda text: None, Ring(), "cpu", **SMALL)
 
 
+@needs_interpreter
 def test_every_row_says_its_phase_or_why_it_has_none(rows):
     assert not studies.misfits("launches", rows)
     own = [r for r in rows if r["part"] == "arguments"]
@@ -73,6 +77,7 @@ def test_every_row_says_its_phase_or_why_it_has_none(rows):
     assert all(r["reason"] for r in theirs if r["status"] != "ok")
 
 
+@needs_interpreter
 def test_the_report_sets_the_slow_launch_beside_the_others(rows):
     own, theirs = reports.launches(studies.Study("launches", provenance(), rows))
     assert own.rows[0] == ["1", "8", "2000", "1000", "2.000"]
@@ -81,6 +86,7 @@ def test_the_report_sets_the_slow_launch_beside_the_others(rows):
     assert theirs.caption.startswith("(1, 1, 32, 16), forward, median")
 
 
+@needs_interpreter
 def test_a_call_that_breaks_leaves_a_row(monkeypatch):
     def broken(call):
         raise RuntimeError("no profiler")
