@@ -24,6 +24,7 @@ from bench.studies import (
     decay,
     decoding,
     journey,
+    launches,
     quadratic_problem,
     quality,
     triton_basics,
@@ -266,6 +267,8 @@ def in_quick_form(name: str, r: dict) -> bool:
             "order": r.get("group") in triton_basics.QUICK_GROUPS,
         }
         return few.get(r["part"], True)
+    if name == "launches":
+        return r["part"] != "arguments" or r["arguments"] in launches.QUICK_COUNTS
     if name == "decay":  # here the time was over, and there is no fla
         forward = r["part"] == "time" and r["work"] == roofline.FORWARD
         return forward and r["B"] == decay.BATCHES[0] and r["way"] != "simple-gla"
@@ -290,7 +293,7 @@ def as_measured_live(folder):
     assert len(kept) == len(wanted), "the record has all that is measured live"
     results.write(replace(ours, measurements=kept), folder / "live.json")
     quick = "journey", "causal", "decoding", "quality", "quadratic-problem", "triton-basics"
-    for name in (*quick, "decay"):
+    for name in (*quick, "launches", "decay"):
         study = studies.recorded(name)[0]
         rows = [r for r in study.rows if in_quick_form(name, r)]
         assert 0 < len(rows) < len(study.rows)
