@@ -1,13 +1,13 @@
 """Studies as tables, for a terminal and for pages: each function returns a Report."""
 
 import html
-import statistics
 
 from . import limits as _limits
 from . import studies, style, tables
 from .contenders import label as contender_label
 from .results import STEADY
 from .studies import Study
+from .studies.launches import slow_and_others
 from .studies.memory import batch_of
 from .tables import Table
 
@@ -76,7 +76,7 @@ def launches(study: Study) -> Report:
         line = [contender_label(r["contender"]), style.order(r["causal"]), launches]
         theirs.append([*line, *_slow_and_others(rows)])
     times = ["one of four [µs]", "the other three [µs]", "ratio"]
-    shape = "({B}, {H}, {N}, {D}), {work}".format(**(study.select(part="contenders") or [{}])[0])
+    shape = "({B}, {H}, {N}, {D}), {work}".format(**study.select(part="contenders")[0])
     return Report([
         Table(
             ["arguments", "bytes", *times], own,
@@ -102,9 +102,8 @@ def _slow_and_others(rows: list[dict]) -> list[str]:
     """Time of the slow phase, median of the others' [µs], and their ratio."""
     if rows[0]["status"] != "ok":
         return ["–", "–", "–"]
-    slow, *others = (r["median_ms"] for r in sorted(rows, key=lambda r: r["phase"]))
-    usual = statistics.median(others)
-    return [style.number(1e3 * slow), style.number(1e3 * usual), f"{slow / usual:.3f}"]
+    slow, others = slow_and_others(rows)
+    return [style.number(1e3 * slow), style.number(1e3 * others), f"{slow / others:.3f}"]
 
 
 def memory(study: Study) -> Report:

@@ -142,7 +142,7 @@ class DeviceClock:
 
         It is what two events and a launch cost the device, and differs from host to host.
         """
-        zero = [DeviceClock.sample(self, lambda: torch.cuda._sleep(0)) for _ in range(samples)]
+        zero = [self.sample(lambda: torch.cuda._sleep(0)) for _ in range(samples)]
         return float(np.median([device_ms for device_ms, _ in zero]))
 
     def lost(self) -> bool:

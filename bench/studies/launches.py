@@ -76,17 +76,21 @@ def _rows(facts: dict, call: Callable, clock, count: int, launches: int | None) 
     """A row for each phase; the launches of a call are counted where they are not known."""
     try:
         taken = samples(call, clock, count)
-        known = {"launches": launches or launches_of(call)}
+        launches = launches or launches_of(call)
+        phases = by_phase(taken, launches)
     except Exception as problem:
         return [facts | {"status": "failed", "reason": one_line(problem)}]
-    if launches:
-        known.clear()
+    good = facts | {"status": "ok", "reason": None, "launches": launches}
     return [
-        facts
-        | {"status": "ok", "reason": None, **known, "phase": phase}
-        | {"median_ms": statistics.median(times), "samples": len(times)}
-        for phase, times in enumerate(by_phase(taken, launches or known["launches"]))
+        good | {"phase": phase, "median_ms": statistics.median(times), "samples": len(times)}
+        for phase, times in enumerate(phases)
     ]
+
+
+def slow_and_others(rows: list[dict]) -> tuple[float, float]:
+    """Of the rows of one call the time of the slow phase, and the median of the others', in ms."""
+    slow, *others = (r["median_ms"] for r in sorted(rows, key=lambda r: r["phase"]))
+    return slow, statistics.median(others)
 
 
 @turns.alone()

@@ -98,6 +98,14 @@ def test_a_call_that_breaks_leaves_a_row(monkeypatch):
     assert [r["reason"] for r in failed] == ["RuntimeError: no profiler"] * 2
 
 
+@needs_interpreter
+def test_a_host_that_is_too_slow_leaves_a_row(monkeypatch):
+    monkeypatch.setattr(launches, "SOME", ())
+    found = launches.measure(True, lambda text: None, Ring(late=range(10_000)), "cpu", **SMALL)
+    assert [r["arguments"] for r in found] == list(launches.QUICK_COUNTS)
+    assert all(r["status"] == "failed" and "too slow" in r["reason"] for r in found)
+
+
 def test_copies_are_no_launches(monkeypatch):
     found = [{"kernel": "a_kernel", "launches": 2.0}, {"kernel": "Memcpy DtoD", "launches": 1.0}]
     monkeypatch.setattr(launches.profiling, "kernel_times", lambda call, repeats: found)
