@@ -53,7 +53,8 @@ test-notebooks: book  ## run every notebook in an environment like Colab's
 
 test-site: book  ## open every page of the website in a headless Chromium, and check it
 	@$(TOOL).browser >/dev/null
-	@$(RUN) -m pytest tests/site -n 2
+	@$(RUN) -m pytest tests/site -n 2 --ignore tests/site/test_light.py
+	@$(RUN) -m pytest tests/site/test_light.py  # timed, and so alone
 
 offline: book  ## write the website as a zip that opens without a server to _build
 	@$(TOOL).offline

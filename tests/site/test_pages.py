@@ -51,17 +51,3 @@ def test_page(browser, address, name, width):
     assert not found, "\n".join(
         f"{check}: {fault}" for check, faults in found.items() for fault in faults
     )
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_light(site, browser, address, name):
-    assert not checks.size(site / name)
-    paints = []
-    for _ in range(4):  # the machine may be busy with something else; the page is not slower for it
-        page = open_page(browser, "wide")
-        page.goto(f"{address}/{name}", wait_until="load")
-        paints.append(checks.first_paint(page))
-        page.context.close()
-        if min(paints) < checks.FIRST_PAINT_MS:
-            return
-    pytest.fail(f"first contentful paint after {min(paints):.0f} ms, tried {len(paints)} times")
