@@ -37,8 +37,8 @@ def _look_once() -> None:
     """Looks through the modules of `triton.language` once, not at each call of a function.
 
     While a kernel runs, the interpreter puts functions of its own in the place of the language's.
-    It searches the language for them at every launch, and once more wherever a kernel calls a
-    jitted function, where it finds them all replaced. Short kernels spend much of their time so.
+    It searches the language for them at every launch, and again wherever a kernel calls a jitted
+    function, though all are replaced by then. Short kernels spend much of their time so.
     """
     patch = getattr(interpreter, "_patch_builtin", None)
     if patch is None or hasattr(patch, "__wrapped__"):

@@ -10,7 +10,7 @@ import checks
 import pytest
 from pages import PAGES, open_page
 
-TRIES = 6
+TRIES = 4
 
 
 @pytest.mark.parametrize("name", PAGES)
